@@ -1,0 +1,87 @@
+"""The only place that knows file names, and the only way files come to be.
+
+All paths are relative to the workspace, the folder that holds `dvc.yaml`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SETTINGS = Path("params.yaml")
+SCRATCH = Path(".scratch")
+
+# Prepared data, one folder a split, so that a stage's deps say which splits it may read.
+PREPARED = Path("data/prepared")
+TRAIN = PREPARED / "train"
+VALIDATION = PREPARED / "validation"
+TEST = PREPARED / "test"
+ROWS = "rows.npy"  # (rows, features) float32, normal rows
+ANOMALIES = "anomalies.npy"  # (rows, features) float32; only where the source has labels
+DESCRIPTION = PREPARED / "description"
+SCHEMA = DESCRIPTION / "schema.json"
+SCALING = DESCRIPTION / "scaling.json"
+
+MODELS = Path("models")
+MODEL = "model.keras"
+METRICS = "metrics.json"
+HISTORY = "history.csv"
+CUT = "cut.json"
+VALIDATION_ERRORS = "validation_errors.npy"  # (rows,) float64, mean squared error of each row
+
+DECISIONS = MODELS / "decisions"
+EXPORTS = MODELS / "exports"
+CONTROLS = MODELS / "controls"
+CHAMPION = MODELS / "champion"
+DECISION = "decision.json"  # what later rounds go by, and no more: see judge
+VERDICT = "verdict.json"  # the numbers behind it
+COSTS = "costs.json"
+FLOAT32 = "float32.tflite"
+INT8 = "int8.tflite"
+
+REPORTS = Path("reports")
+EVALUATION = REPORTS / "evaluation"
+METRICS_TABLE = REPORTS / "metrics.json"
+LATENCY = REPORTS / "latency.json"
+FRONTIER = REPORTS / "frontier.csv"
+PAGE = REPORTS / "index.html"
+PICTURES = REPORTS / "pictures"
+
+
+def rung_folder(rung: str) -> Path:
+    """Where a rung's model, metrics, history and cut lie."""
+    return MODELS / rung
+
+
+@contextlib.contextmanager
+def publishing(folder: Path) -> Iterator[Path]:
+    """A scratch folder whose files appear in `folder` together, and only if all went well.
+
+    Files are renamed into place one by one at the end, so whoever looks sees a whole file or none.
+    """
+    scratch = SCRATCH / "publishing" / folder
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
+            target = folder / file.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whose bytes depend on the content alone."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")

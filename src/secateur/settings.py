@@ -1,0 +1,212 @@
+"""The settings of a run: `params.yaml`, validated and frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from secateur.errors import InputError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+RungName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Activation = Literal[
+    "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus",
+    "hard_swish", "tanh", "sigmoid", "linear",
+]  # fmt: skip
+
+BASELINE = "baseline"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Section):
+    """Where the rows come from and how they are split and scaled."""
+
+    source: Literal["digits", "fashion-mnist", "file"] = "digits"
+    path: Path = Path("data/raw")
+    """For `file`: an .npy, .npz, .csv or .parquet file. For `fashion-mnist`: the folder to look
+    in first. Whatever lies here is a dependency of the pipeline: change it and `prepare` reruns."""
+    label: str | None = None
+    """The label column of a .csv or .parquet, or the label array of an .npz: 1 = anomaly."""
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+    scaling: Literal["minmax", "standard", "none"] = "minmax"
+
+    @model_validator(mode="after")
+    def _leave_rows_to_train_on(self) -> DataSettings:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation + test must leave rows to train on: got {self.validation} + "
+                f"{self.test}, allowed: a sum below 1"
+            )
+        return self
+
+
+class TrainingSettings(_Section):
+    """How a model is trained."""
+
+    epochs: int = Field(30, ge=1)
+    batch: int = Field(128, ge=1)
+    learning_rate: float = Field(1e-3, gt=0, lt=1)
+    patience: int = Field(10, ge=1)
+    """Epochs without a better validation loss before training stops."""
+
+
+class BaselineSettings(_Section):
+    """The autoencoder that is to be shrunk."""
+
+    architecture: Literal["dense"] = "dense"
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = (64, 32)
+    """Units of the encoder's hidden layers; the decoder mirrors them."""
+    code: int = Field(16, ge=1)
+    activation: Activation = "relu"
+    code_activation: Activation = "linear"
+    output_activation: Activation = "linear"
+    training: TrainingSettings = TrainingSettings()
+
+
+class RoundSettings(_Section):
+    """One round: what it cuts, from which parent, and how it recovers."""
+
+    parent: RungName
+    method: str = "units"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The method's own knobs, see `secateur.METHODS`."""
+    calibration_rows: int = Field(8192, ge=1)
+    """Training rows that the cut and its compensation look at, at most."""
+    recovery: TrainingSettings = TrainingSettings(epochs=3)
+
+    @model_validator(mode="after")
+    def _method_accepts_options(self) -> RoundSettings:
+        from secateur.methods import make_method
+
+        make_method(self.method, self.options)
+        return self
+
+
+class GuardSettings(_Section):
+    """When a round counts as having kept its quality."""
+
+    tolerance: float = Field(0.1, ge=0)
+    """Largest relative rise of the mean squared error over the baseline's that is accepted."""
+    confidence: float = Field(0.95, ge=0.5, lt=1)
+    """Confidence of the upper bound that is held against the tolerance."""
+    resamples: int = Field(2000, ge=100)
+
+
+class ExportSettings(_Section):
+    """How rungs are exported to LiteRT."""
+
+    calibration_rows: int = Field(512, ge=1)
+    """Training rows that set the int8 ranges, at most."""
+
+
+class ControlSettings(_Section):
+    """What the rungs are compared with."""
+
+    from_scratch: bool = True
+    """Train every rung's architecture from scratch, as long as the baseline."""
+
+
+class ChampionSettings(_Section):
+    """Which of the rungs that the guard let through is the champion."""
+
+    minimise: Literal["parameters", "macs", "int8_bytes"] = "parameters"
+
+
+class LatencySettings(_Section):
+    """How latency is measured."""
+
+    runs: int = Field(1000, ge=1)
+    warm_up: int = Field(100, ge=0)
+
+
+class Settings(_Section):
+    """Everything in `params.yaml`."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    data: DataSettings = DataSettings()
+    baseline: BaselineSettings = BaselineSettings()
+    rounds: dict[RungName, RoundSettings]
+    guard: GuardSettings = GuardSettings()
+    export: ExportSettings = ExportSettings()
+    controls: ControlSettings = ControlSettings()
+    champion: ChampionSettings = ChampionSettings()
+    latency: LatencySettings = LatencySettings()
+
+    @field_validator("rounds")
+    @classmethod
+    def _parents_come_first(cls, rounds: dict[str, RoundSettings]) -> dict[str, RoundSettings]:
+        known = [BASELINE]
+        for name, settings in rounds.items():
+            if name in known:
+                raise ValueError(f"a round cannot be called {name!r}: the name is taken")
+            if settings.parent not in known:
+                raise ValueError(
+                    f"the parent of {name} is {settings.parent!r}; "
+                    f"allowed is a rung that stands before it: {', '.join(known)}"
+                )
+            known.append(name)
+        return rounds
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """The baseline and the rounds, in order."""
+        return (BASELINE, *self.rounds)
+
+
+def load_settings(path: Path = Path("params.yaml")) -> Settings:
+    """The settings in a YAML file.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or holds a key or value that is not allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is not here; run from a workspace's top folder, the one that holds dvc.yaml"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return parse_settings(values, path)
+
+
+def parse_settings(values: object, origin: object = "settings") -> Settings:
+    """Plain values, validated.
+
+    Raises:
+        InputError: naming every key that is unknown and every value that is not allowed.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
+        raise InputError(f"{origin} cannot be used:\n{problems}") from None
+
+
+def _describe(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key; known here: {', '.join(_known_keys(problem['loc']))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("missing", "value_error"):
+        return f"{place}: {message}"
+    return f"{place}: {message}, got {problem['input']!r}"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys allowed beside the one at `location`."""
+    section: Any = Settings
+    for part in location[:-1]:
+        if section is dict:
+            section = RoundSettings
+            continue
+        annotation = section.model_fields[part].annotation
+        section = dict if part == "rounds" else annotation
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""Where the work happens: one module per DVC stage, `python -m tasks.<stage> [rung]`."""
