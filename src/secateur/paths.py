@@ -32,6 +32,7 @@ MODEL = "model.keras"
 METRICS = "metrics.json"
 HISTORY = "history.csv"
 CUT = "cut.json"
+ARCHITECTURE = "architecture.json"  # the model without weights: all that its control needs
 VALIDATION_ERRORS = "validation_errors.npy"  # (rows,) float64, mean squared error of each row
 
 DECISIONS = MODELS / "decisions"

@@ -86,3 +86,20 @@ def _number_shared_objects(content: Any, numbers: dict[int, int]) -> None:
     elif isinstance(content, list):
         for value in content:
             _number_shared_objects(value, numbers)
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """A model of its own with the same config and weights: training it leaves `model` as it is."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def architecture(model: keras.Model) -> dict[str, Any]:
+    """What a model is without its weights, as plain JSON that depends on the model alone."""
+    return json.loads(_canonical_json(json.loads(model.to_json())))
+
+
+def from_architecture(config: dict[str, Any]) -> keras.Model:
+    """A model of an `architecture`, with fresh weights; set Keras' seed for reproducible ones."""
+    return keras.saving.deserialize_keras_object(config, safe_mode=True)

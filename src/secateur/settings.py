@@ -159,6 +159,16 @@ class Settings(_Section):
         """The baseline and the rounds, in order."""
         return (BASELINE, *self.rounds)
 
+    def round(self, name: str) -> RoundSettings:
+        """One round's settings.
+
+        Raises:
+            InputError: there is no round of that name.
+        """
+        if name not in self.rounds:
+            raise InputError(f"there is no round {name!r}; known: {', '.join(self.rounds)}")
+        return self.rounds[name]
+
 
 def load_settings(path: Path = Path("params.yaml")) -> Settings:
     """The settings in a YAML file.

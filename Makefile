@@ -1,0 +1,43 @@
+# What people type. Everything runs in .venv, made from requirements.txt, whose hashes pip checks.
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+INSTALLED := .venv/installed
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help run test check ui clean requirements
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: $(INSTALLED) ## Shrink the autoencoder that params.yaml describes
+	python -m flows.compress
+
+test: $(INSTALLED) ## Run all tests
+	python -m pytest
+
+check: $(INSTALLED) ## Lint, format, types, import direction, stages' dependencies
+	ruff check
+	ruff format --check
+	mypy
+	python -m pytest -q tests/test_architecture.py
+
+ui: $(INSTALLED) ## Prefect's UI on this machine, with the flow ready to start in it
+	python -m flows.serve
+
+clean: ## Remove what runs made here, and .venv; DVC's cache and your data stay
+	rm -rf .venv .scratch .mypy_cache .pytest_cache .ruff_cache .hypothesis build dvc_plots
+	rm -rf data/prepared models/*/ reports
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+requirements: ## Pin again what pyproject.toml asks for (needs uv)
+	uv pip compile pyproject.toml --extra pipeline --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --quiet \
+		--custom-compile-command "make requirements" --output-file requirements.txt
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(INSTALLED)

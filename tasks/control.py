@@ -1,0 +1,61 @@
+"""Stage `control`: a round's architecture, trained from scratch as long as the baseline."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+
+from secateur import paths
+from secateur.recovery import recover
+from secateur.saving import from_architecture, save
+from secateur.settings import Settings, load_settings
+from secateur.sources.prepared import load_rows
+from tasks.command import main
+from tasks.rung import write_history
+
+logger = logging.getLogger(__name__)
+
+
+def run(rung: str) -> None:
+    """Train the control of one round, or say why there is none."""
+    settings = load_settings()
+    settings.round(rung)
+    architecture = paths.read_json(paths.rung_folder(rung) / paths.ARCHITECTURE)
+    reason = _why_not(settings, architecture)
+    with paths.publishing(paths.CONTROLS / rung) as folder:
+        if reason:
+            logger.info("%s: no control: %s", rung, reason)
+            metrics = {"state": "skipped", "reason": reason, "validation_mse": None, "epochs": None}
+        else:
+            keras.utils.set_random_seed(settings.seed)
+            model, history = recover(
+                from_architecture(architecture["model"]),
+                load_rows(paths.TRAIN),
+                load_rows(paths.VALIDATION),
+                seed=settings.seed,
+                name=f"{rung} from scratch",
+                **settings.baseline.training.model_dump(),
+            )
+            save(model, folder / paths.MODEL)
+            write_history(folder, history.table)
+            metrics = {
+                "state": "trained",
+                "reason": None,
+                "validation_mse": history.validation_loss,
+                "epochs": len(history.table) - 1,
+            }
+        paths.write_json(folder / paths.METRICS, metrics)
+
+
+def _why_not(settings: Settings, architecture: dict[str, Any]) -> str | None:
+    if not settings.controls.from_scratch:
+        return "controls.from_scratch is off"
+    if architecture["state"] == "passed_through":
+        return "the round passed its parent through"
+    return None
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,52 @@
+"""What the baseline and every round leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from secateur import paths
+from secateur.costs import costs
+from secateur.metrics import row_errors
+from secateur.saving import architecture, save
+
+
+def write_rung(
+    folder: Path,
+    model: keras.Model,
+    history: pd.DataFrame,
+    cut: dict[str, Any],
+    metrics: dict[str, Any],
+    validation: np.ndarray,
+) -> None:
+    """Write a rung's files into a folder.
+
+    Args:
+        folder: a scratch folder of `paths.publishing`.
+        model: the rung's model.
+        history: one row an epoch.
+        cut: what went, and what was left alone and why.
+        metrics: what is known of the rung but its score after recovery and its costs, which are
+            taken here.
+        validation: (rows, features) to score on.
+    """
+    errors = row_errors(model, validation)
+    metrics["validation_mse"]["after_recovery"] = float(errors.mean())
+    save(model, folder / paths.MODEL)
+    paths.write_json(
+        folder / paths.ARCHITECTURE,
+        {"state": metrics["state"], "model": architecture(model)},
+    )
+    np.save(folder / paths.VALIDATION_ERRORS, errors)
+    write_history(folder, history)
+    paths.write_json(folder / paths.CUT, cut)
+    paths.write_json(folder / paths.METRICS, {**metrics, "costs": vars(costs(model))})
+
+
+def write_history(folder: Path, history: pd.DataFrame) -> None:
+    """Write what training did, one row an epoch."""
+    history.to_csv(folder / paths.HISTORY, index=False, lineterminator="\n")

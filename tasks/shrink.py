@@ -1,0 +1,89 @@
+"""Stage `shrink`: take the parent's model, cut it, compensate, recover."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import numpy as np
+
+from secateur import paths
+from secateur.methods import make_method
+from secateur.metrics import mean_squared_error
+from secateur.recovery import recover
+from secateur.saving import load
+from secateur.settings import RoundSettings, load_settings
+from secateur.sources.prepared import load_rows
+from tasks.command import main
+from tasks.rung import write_rung
+
+logger = logging.getLogger(__name__)
+
+
+def run(rung: str) -> None:
+    """Make one round's model from its parent's; after a stop, pass the parent's model through."""
+    settings = load_settings()
+    wanted = settings.round(rung)
+    decision = paths.read_json(paths.DECISIONS / wanted.parent / paths.DECISION)
+    if decision["stopped"]:
+        _pass_through(rung, wanted)
+    else:
+        _shrink(rung, wanted, settings.seed)
+
+
+def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
+    train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
+    parent = load(paths.rung_folder(wanted.parent) / paths.MODEL)
+    method = make_method(wanted.method, wanted.options)
+    cut, report = method.shrink(parent, calibration_sample(train, wanted.calibration_rows, seed))
+    scores = {
+        "before_cut": mean_squared_error(parent, validation),
+        "after_cut": mean_squared_error(report.uncompensated, validation),
+        "after_compensation": mean_squared_error(cut, validation),
+    }
+    model, history = recover(
+        cut, train, validation, seed=seed, name=rung, **wanted.recovery.model_dump()
+    )
+    metrics = {
+        "rung": rung,
+        "parent": wanted.parent,
+        "method": wanted.method,
+        "state": "shrunk",
+        "validation_mse": scores,
+        "epochs": len(history.table) - 1,
+    }
+    what_went = {"groups": report.groups, "skipped": report.skipped}
+    with paths.publishing(paths.rung_folder(rung)) as folder:
+        write_rung(folder, model, history.table, what_went, metrics, validation)
+    logger.info(
+        "%s: validation MSE %.5g, cut %.5g, compensated %.5g, recovered %.5g",
+        rung, *scores.values(), history.validation_loss,
+    )  # fmt: skip
+
+
+def calibration_sample(train: np.ndarray, rows: int, seed: int) -> np.ndarray:
+    """At most `rows` training rows, drawn without replacement, in their own order."""
+    if len(train) <= rows:
+        return np.asarray(train)
+    drawn = np.random.default_rng(seed).choice(len(train), rows, replace=False)
+    return np.asarray(train[np.sort(drawn)])
+
+
+def _pass_through(rung: str, wanted: RoundSettings) -> None:
+    parent_folder = paths.rung_folder(wanted.parent)
+    metrics = paths.read_json(parent_folder / paths.METRICS)
+    passed = {"rung": rung, "parent": wanted.parent, "state": "passed_through", "epochs": 0}
+    with paths.publishing(paths.rung_folder(rung)) as folder:
+        for name in (paths.MODEL, paths.VALIDATION_ERRORS, paths.HISTORY):
+            shutil.copyfile(parent_folder / name, folder / name)
+        architecture = paths.read_json(parent_folder / paths.ARCHITECTURE)
+        paths.write_json(
+            folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"}
+        )
+        paths.write_json(folder / paths.CUT, {"groups": [], "skipped": []})
+        paths.write_json(folder / paths.METRICS, {**metrics, **passed})
+    logger.info("%s: the ladder stopped before it; passes %s through", rung, wanted.parent)
+
+
+if __name__ == "__main__":
+    main(run)
