@@ -1,0 +1,43 @@
+"""Shared rows and models: small, fixed by seed, made here."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def digits() -> np.ndarray:
+    """(1797, 64) float32 in [0, 1], in a fixed random order."""
+    from sklearn.datasets import load_digits
+
+    rows = (load_digits().data / 16).astype(np.float32)
+    return rows[np.random.default_rng(0).permutation(len(rows))]
+
+
+@pytest.fixture(scope="session")
+def train(digits: np.ndarray) -> np.ndarray:
+    return digits[:1200]
+
+
+@pytest.fixture(scope="session")
+def validation(digits: np.ndarray) -> np.ndarray:
+    return digits[1200:1500]
+
+
+@pytest.fixture(scope="session")
+def trained(train: np.ndarray, validation: np.ndarray):
+    """A dense 64-32-16-8-16-32-64 autoencoder, trained well enough to tell a good cut from a bad."""
+    import keras
+
+    from secateur.autoencoders import dense
+    from secateur.recovery import recover
+
+    keras.utils.set_random_seed(0)
+    untrained = dense(64, widths=(32, 16), code=8)
+    model, _ = recover(untrained, train, validation, epochs=30, batch=32, learning_rate=3e-3)
+    return model

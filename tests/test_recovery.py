@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from secateur import recovery
+from secateur.autoencoders import dense
+from secateur.errors import InputError
+from secateur.metrics import mean_squared_error
+from secateur.recovery import recover
+from secateur.saving import copy_model
+
+
+@pytest.fixture
+def untrained() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return dense(64, widths=(16,), code=8)
+
+
+def weights_digest(model: keras.Model) -> str:
+    return hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
+
+
+def test_the_original_is_untouched(untrained, train, validation):
+    before = weights_digest(untrained)
+    recover(untrained, train, validation, epochs=1)
+    assert weights_digest(untrained) == before
+
+
+def test_training_lowers_the_error_and_reports_it(untrained, train, validation):
+    model, history = recover(untrained, train, validation, epochs=5, batch=32, learning_rate=3e-3)
+    assert list(history.table.columns) == ["epoch", "learning_rate", "loss", "validation_loss"]
+    assert list(history.table["epoch"]) == [0, 1, 2, 3, 4, 5]
+    assert history.table["validation_loss"][0] == pytest.approx(
+        mean_squared_error(untrained, validation), rel=1e-5
+    )
+    assert history.validation_loss == pytest.approx(mean_squared_error(model, validation), rel=1e-5)
+    assert history.validation_loss < 0.5 * history.table["validation_loss"][0]
+
+
+def test_the_learning_rate_follows_a_cosine_to_zero(untrained, train, validation):
+    _, history = recover(untrained, train, validation, epochs=4, learning_rate=1e-2)
+    expected = [1e-2 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert list(history.table["learning_rate"][1:]) == pytest.approx(expected)
+
+
+def test_a_model_never_comes_back_worse(trained, train, validation):
+    """A rate far too high spoils every epoch; the model as it came is then the best."""
+    model, history = recover(trained, train, validation, epochs=2, learning_rate=0.5)
+    assert history.best_epoch == 0
+    assert np.array_equal(model(validation), trained(validation))
+
+
+def test_training_stops_when_patience_ends(trained, train, validation):
+    _, history = recover(trained, train, validation, epochs=50, learning_rate=0.5, patience=3)
+    assert len(history.table) - 1 == history.best_epoch + 3
+
+
+def test_a_seed_gives_the_same_weights_in_another_process(train, validation, tmp_path):
+    np.savez(tmp_path / "rows.npz", train=train, validation=validation)
+    code = """
+import sys, hashlib, keras, numpy as np
+from secateur.autoencoders import dense
+from secateur.recovery import recover
+rows = np.load(sys.argv[1])
+keras.utils.set_random_seed(0)
+model, _ = recover(dense(64, (16,), 8), rows["train"], rows["validation"], epochs=2, seed=4)
+print(hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "rows.npz")]
+    digests = {
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        for _ in range(2)
+    }
+    assert len(digests) == 1
+
+
+def test_every_row_is_seen_when_blocks_are_streamed(train, monkeypatch):
+    monkeypatch.setattr(recovery, "DEVICE_BYTES", 1)
+    monkeypatch.setattr(recovery, "BLOCK_BYTES", 100 * train.nbytes // len(train))
+    blocks = recovery._Blocks(train, batch=25)
+    seen = np.concatenate(
+        [np.asarray(rows)[steps.ravel()] for rows, steps in blocks.shuffled(np.random.default_rng(0))]
+    )
+    assert seen.shape == train.shape
+    assert np.array_equal(np.sort(seen, axis=0), np.sort(train, axis=0))
+
+
+def test_streamed_rows_train_as_well_as_resident_ones(untrained, train, validation, monkeypatch):
+    options = {"epochs": 5, "batch": 25, "learning_rate": 3e-3}
+    _, resident = recover(untrained, train, validation, **options)
+    monkeypatch.setattr(recovery, "DEVICE_BYTES", 1)
+    monkeypatch.setattr(recovery, "BLOCK_BYTES", 100 * train.nbytes // len(train))
+    _, streamed = recover(untrained, train, validation, **options)
+    assert streamed.validation_loss == pytest.approx(resident.validation_loss, rel=0.1)
+
+
+def test_a_teacher_pulls_the_student_to_its_outputs(untrained, trained, train, validation):
+    options = {"epochs": 5, "batch": 32, "learning_rate": 3e-3}
+    alone, _ = recover(untrained, train, validation, **options)
+    taught, _ = recover(untrained, train, validation, trained, distillation=1.0, **options)
+    wanted = np.asarray(trained(validation))
+    assert np.square(taught(validation) - wanted).mean() < np.square(alone(validation) - wanted).mean()
+
+
+def test_batch_norm_statistics_are_trained(train, validation):
+    row = keras.Input((64,))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dense(16, "relu")(row))
+    model = keras.Model(row, keras.layers.Dense(64)(hidden))
+    recovered, _ = recover(model, train, validation, epochs=2, learning_rate=3e-3)
+    moved = recovered.layers[2].moving_mean - model.layers[2].moving_mean
+    assert np.abs(moved).max() > 0.01
+
+
+def test_progress_is_logged_for_whoever_listens(untrained, train, validation, caplog):
+    with caplog.at_level(logging.INFO, "secateur.recovery"):
+        recover(untrained, train, validation, epochs=2, name="round_7")
+    last = caplog.records[-1].progress
+    assert (last["name"], last["epoch"], last["epochs"], last["eta_seconds"]) == ("round_7", 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"epoch": 3}, "epoch"),
+        ({"batch": 5000}, "1200 train rows are fewer than a batch of 5000"),
+        ({"distillation": 2}, r"distillation must be in \[0, 1\], got 2"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(untrained, train, validation, options, message):
+    with pytest.raises(InputError, match=message):
+        recover(untrained, train, validation, **options)
+
+
+def test_rows_of_another_shape_are_refused(untrained, train, validation):
+    with pytest.raises(InputError, match=r"validation rows have the shape \(63,\), .* \(64,\)"):
+        recover(untrained, train, validation[:, 1:])
+
+
+def test_divergence_is_named(untrained, train, validation):
+    broken = copy_model(untrained)
+    broken.set_weights([np.full_like(weight, np.nan) for weight in broken.get_weights()])
+    with pytest.raises(InputError, match="training diverged in epoch 1"):
+        recover(broken, train, validation, epochs=1)
