@@ -44,9 +44,14 @@ VERDICT = "verdict.json"  # the numbers behind it
 COSTS = "costs.json"
 FLOAT32 = "float32.tflite"
 INT8 = "int8.tflite"
+CHAMPION_RECORD = "champion.json"  # the winner, and who else stood for election
 
 REPORTS = Path("reports")
 EVALUATION = REPORTS / "evaluation"
+RUNGS = "rungs.json"  # one row a rung or control
+RECONSTRUCTIONS = "reconstructions.npy"  # (3, rows, features): originals, baseline's, champion's
+CUTS = "cuts.json"
+CONTEXT = "context.json"
 METRICS_TABLE = REPORTS / "metrics.json"
 LATENCY = REPORTS / "latency.json"
 FRONTIER = REPORTS / "frontier.csv"

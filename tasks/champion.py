@@ -1,0 +1,55 @@
+"""Stage `champion`: choose the cheapest rung that the guard let through."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import Any
+
+from secateur import paths
+from secateur.settings import load_settings
+from tasks.command import main
+
+logger = logging.getLogger(__name__)
+
+
+def run() -> None:
+    """Copy the winner's bundle, with a record of who stood for election.
+
+    The baseline always stands. Of equally cheap rungs the first in the order of the ladder wins.
+    """
+    settings = load_settings()
+    minimise = settings.champion.minimise
+    candidates = [_candidate(rung, minimise) for rung in settings.rungs]
+    winner = min(
+        (candidate for candidate in candidates if candidate["accepted"]),
+        key=lambda candidate: candidate["value"],
+    )
+    with paths.publishing(paths.CHAMPION) as folder:
+        shutil.copytree(paths.EXPORTS / winner["rung"], folder, dirs_exist_ok=True)
+        record = {
+            "rung": winner["rung"],
+            "minimise": minimise,
+            "value": winner["value"],
+            "candidates": candidates,
+        }
+        paths.write_json(folder / paths.CHAMPION_RECORD, record)
+    logger.info("champion: %s with %d %s", winner["rung"], winner["value"], minimise)
+
+
+def _candidate(rung: str, minimise: str) -> dict[str, Any]:
+    bundle, decided = paths.EXPORTS / rung, paths.DECISIONS / rung
+    costs = {
+        **paths.read_json(bundle / paths.METRICS)["costs"],
+        **paths.read_json(bundle / paths.COSTS),
+    }
+    return {
+        "rung": rung,
+        "state": paths.read_json(decided / paths.VERDICT)["state"],
+        "accepted": paths.read_json(decided / paths.DECISION)["accepted"],
+        "value": costs[minimise],
+    }
+
+
+if __name__ == "__main__":
+    main(run)
