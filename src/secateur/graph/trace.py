@@ -1,0 +1,244 @@
+"""Following units through a model: which positions of which variables and tensors hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from secateur.graph.labels import Atoms, Ids, compact, sizes, spread, varying_axes
+from secateur.graph.walk import Place, graph_of, graph_of_model, run
+
+Role = Literal["makes", "carries", "reads"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The ids of a tensor, wrapped so that they cannot be taken for a constant."""
+
+    ids: Ids
+
+
+@dataclass
+class Axis:
+    """One axis of a variable whose positions belong to units."""
+
+    layer: keras.Layer
+    path: str  # the layer's name, with the nested models it is in: encoder/dense_1
+    variable: Any
+    axis: int
+    ids: Ids  # (size of the axis,)
+    role: Role
+    places: list[Place] = field(default_factory=list)
+
+
+@dataclass
+class Visit:
+    """One call of an operation: what it reads and gives."""
+
+    operation: Any
+    place: Place
+    inputs: tuple[Ids, ...]
+    outputs: tuple[Ids, ...]
+
+
+@dataclass
+class Trace:
+    """All that is known about a model's units before they are grouped."""
+
+    atoms: Atoms = field(default_factory=Atoms)
+    axes: dict[tuple[int, int], Axis] = field(default_factory=dict)
+    visits: list[Visit] = field(default_factory=list)
+    first_visits: dict[int, Visit] = field(default_factory=dict)  # by id of the operation
+    tensors: dict[int, Ids] = field(default_factory=dict)  # by id of the KerasTensor
+    macs: dict[int, tuple[Any, int]] = field(default_factory=dict)  # variable, uses of each element
+    unknown: dict[str, str] = field(default_factory=dict)  # path -> type, of what froze its tensors
+
+
+class Call:
+    """One call of an operation, as a rule sees it."""
+
+    def __init__(
+        self, trace: Trace, node: Any, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.trace = trace
+        self.operation = node.operation
+        self.place = place
+        self.args = args
+        self.kwargs = kwargs
+        self.inputs = [
+            value.ids for value in keras.tree.flatten((args, kwargs)) if isinstance(value, Labels)
+        ]
+        self.input_shapes = [tensor.shape for tensor in node.input_tensors]
+        self.output_shapes = [sizes(tensor.shape) for tensor in node.outputs]
+
+    @property
+    def path(self) -> str:
+        """The operation's name with the nested models it is in."""
+        return "/".join(name for name, _ in self.place)
+
+    @property
+    def input(self) -> Ids:
+        """The ids of the first input."""
+        return self.inputs[0]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the first output's ids."""
+        return self.output_shapes[0]
+
+    def channels(self, ids: Ids, axis: int) -> Ids:
+        """The ids along one axis, united over all the others: (size of the axis,)."""
+        axis %= ids.ndim
+        rows = np.moveaxis(compact(ids), axis, -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        elsewhere = set(varying_axes(ids)) - {axis}
+        if elsewhere and axis not in varying_axes(ids):
+            self.trace.atoms.freeze(ids, f"{self.path} works along another axis")
+        elif elsewhere:
+            self.trace.atoms.unite(rows, rows[:1])
+        return np.broadcast_to(rows[0], ids.shape[axis : axis + 1])
+
+    def spread(self, vector: Ids, axis: int) -> Ids:
+        """The first output's ids if they differ along one axis only."""
+        return spread(vector, axis % len(self.output_shape), self.output_shape)
+
+    def makes(self, name: str, axis: int) -> Ids:
+        """The units that an axis of a variable makes, one a position."""
+        variable = self._variable(name)
+        known = self.trace.axes.get((id(variable), axis % len(variable.shape)))
+        ids = self.trace.atoms.make(variable.shape[axis]) if known is None else known.ids
+        self._bind(name, axis, ids, "makes")
+        return ids
+
+    def carries(self, name: str, axis: int, ids: Ids) -> None:
+        """Say that an axis of a variable, if the layer has it, holds a position for each id."""
+        if any(one.name == name for one in self.operation.weights):
+            self._bind(name, axis, ids, "carries")
+
+    def reads(self, name: str, axis: int, ids: Ids) -> None:
+        """Say that an axis of a variable weighs these ids and mixes them."""
+        self._bind(name, axis, ids, "reads")
+
+    def multiplies(self, name: str, times: int) -> None:
+        """Say that each element of a variable is multiplied so many times a sample in this call."""
+        variable = self._variable(name)
+        _, before = self.trace.macs.get(id(variable), (variable, 0))
+        self.trace.macs[id(variable)] = (variable, before + times)
+
+    def _bind(self, name: str, axis: int, ids: Ids, role: Role) -> None:
+        variable = self._variable(name)
+        key = (id(variable), axis % len(variable.shape))
+        known = self.trace.axes.setdefault(
+            key, Axis(self.operation, self.path, variable, key[1], ids, role)
+        )
+        if role == "reads":
+            known.places.append(self.place)
+        self.trace.atoms.unite(known.ids, ids)
+
+    def _variable(self, name: str) -> Any:
+        return next(one for one in self.operation.weights if one.name == name)
+
+    def unite(self, first: Ids, second: Ids) -> None:
+        """Let elements at equal positions leave together or not at all."""
+        self.trace.atoms.unite(first, second)
+
+    def freeze(self, ids: Ids, reason: str) -> None:
+        """Let none of these leave."""
+        self.trace.atoms.freeze(ids, reason)
+
+    def fixed(self, reason: str) -> Ids:
+        """Ids of all outputs' elements that cannot leave."""
+        return self.trace.atoms.fixed(reason)
+
+
+Rule = Callable[[Call], Ids | Sequence[Ids]]
+
+
+def trace(model: keras.Model, rule_of: Callable[[Any], Rule]) -> Trace:
+    """A model's units followed from where they are made to where they are read.
+
+    Args:
+        model: a built functional or Sequential model.
+        rule_of: the rule for an operation.
+
+    Raises:
+        InputError: the model has no graph that could be read.
+    """
+    graph = graph_of_model(model)
+    found = Trace()
+    tied = found.atoms.fixed("it is tied to the model's input")
+    inputs = [np.broadcast_to(tied, sizes(tensor.shape)) for tensor in graph._inputs]
+    outputs = _trace_graph(found, graph, inputs, (), rule_of)
+    for ids in outputs:
+        found.atoms.freeze(ids, "it makes the model's output")
+    return found
+
+
+def _trace_graph(
+    found: Trace, graph: Any, inputs: Sequence[Ids], path: Place, rule_of: Callable[[Any], Rule]
+) -> list[Ids]:
+    def call(node: Any, step: tuple[str, int], args: Any, kwargs: Any) -> list[Labels]:
+        call = Call(found, node, (*path, step), args, kwargs)
+        inner = graph_of(node.operation)
+        if inner is None:
+            outputs = _apply(call, rule_of(node.operation))
+        else:
+            outputs = _trace_graph(found, inner, call.inputs, call.place, rule_of)
+            outputs = [
+                _fit(found, ids, shape)
+                for ids, shape in zip(outputs, call.output_shapes, strict=True)
+            ]
+        _remember(call, outputs)
+        for tensor, ids in zip(node.outputs, outputs, strict=True):
+            found.tensors.setdefault(id(tensor), ids)
+        return [Labels(ids) for ids in outputs]
+
+    fitted = []
+    for tensor, ids in zip(graph._inputs, inputs, strict=True):
+        ids = _fit(found, ids, sizes(tensor.shape))
+        found.atoms.unite(found.tensors.setdefault(id(tensor), ids), ids)
+        fitted.append(Labels(ids))
+    return [labels.ids for labels in run(graph, fitted, call)]
+
+
+def _apply(call: Call, rule: Rule) -> list[Ids]:
+    outputs = rule(call)
+    outputs = [outputs] if isinstance(outputs, np.ndarray) else list(outputs)
+    return [
+        np.broadcast_to(ids, shape) for ids, shape in zip(outputs, call.output_shapes, strict=True)
+    ]
+
+
+def _fit(found: Trace, ids: Ids, shape: tuple[int, ...]) -> Ids:
+    """The ids of a tensor, for a graph that knows another set of its sizes."""
+    for axis, size in enumerate(shape):
+        if size == 1 < ids.shape[axis]:
+            first = ids.take([0], axis)
+            found.atoms.unite(ids, first)
+            ids = first
+    return np.broadcast_to(ids, shape)
+
+
+def _remember(call: Call, outputs: Sequence[Ids]) -> None:
+    """Keep the call; an operation has one configuration, so its calls leave the same units."""
+    visit = Visit(call.operation, call.place, tuple(call.inputs), tuple(outputs))
+    call.trace.visits.append(visit)
+    first = call.trace.first_visits.setdefault(id(call.operation), visit)
+    for known, ids in zip(first.inputs, visit.inputs, strict=True):
+        if known.shape == ids.shape and _has_sizes(call.operation):
+            call.unite(known, ids)
+
+
+def _has_sizes(operation: Any) -> bool:
+    """Whether an operation's configuration or arguments name the sizes of its tensors."""
+    return not isinstance(operation, keras.Layer) or isinstance(operation, keras.layers.Reshape)
+
+
+def uses(shape: tuple[int, ...]) -> int:
+    """Positions of a tensor apart from its last axis."""
+    return math.prod(shape[:-1])
