@@ -20,6 +20,7 @@ from secateur.export import (
     calibration_sample,
     export_float32,
     export_int8,
+    float_operations,
     largest_deviation,
     run_litert,
 )
@@ -47,6 +48,11 @@ def with_operation(operation: type[keras.layers.Layer]) -> keras.Model:
 class InverseErrorFunction(keras.layers.Layer):
     def call(self, inputs):
         return keras.ops.erfinv(inputs)
+
+
+class Negation(keras.layers.Layer):
+    def call(self, inputs):
+        return -inputs
 
 
 class SpelledOutBatch(keras.layers.Layer):
@@ -146,6 +152,13 @@ def test_operation_that_litert_lacks_is_refused_by_name(export, tmp_path):
     with pytest.raises(InputError, match="LiteRT has no operation Erfinv"):
         export(with_operation(InverseErrorFunction), tmp_path / "model.tflite", ROWS[:8])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_file_says_what_it_computes_in_float(files, tmp_path, caplog):
+    export_int8(with_operation(Negation), tmp_path / "model.tflite", ROWS[:8])
+    assert "no integer form of NEG" in caplog.text
+    assert float_operations(files["int8"]) == []
+    assert float_operations(files["float32"]) == ["FULLY_CONNECTED", "LOGISTIC"]
 
 
 def test_file_that_computes_something_else_never_appears(model, tmp_path, monkeypatch):

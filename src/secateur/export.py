@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -13,9 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
 
 from secateur.errors import InputError
 from secateur.metrics import batches, reconstruct
+
+logger = logging.getLogger(__name__)
 
 # Both sum in float32, in another order; what lies further apart than this is another function.
 _FLOAT32_TOLERANCE = 1e-4
@@ -91,6 +95,14 @@ def export_int8(model: keras.Model, path: str | os.PathLike[str], sample: np.nda
             inference_input_type=tf.int8,
             inference_output_type=tf.int8,
         )
+        in_float = float_operations(scratch)
+        if in_float:
+            logger.warning(
+                "LiteRT has no integer form of %s: the int8 file of %r computes them in float32, "
+                "which integer-only devices cannot",
+                ", ".join(in_float),
+                model.name,
+            )
         return largest_deviation(run_litert(scratch, sample), reconstruct(model, sample))
 
 
@@ -170,6 +182,20 @@ def run_litert(path: str | os.PathLike[str], rows: np.ndarray, threads: int = 1)
     """
     model = LiteRTModel(path, threads)
     return np.concatenate([model(batch) for batch in batches(rows, _ROWS_AT_ONCE)])
+
+
+def float_operations(path: str | os.PathLike[str]) -> list[str]:
+    """The names of LiteRT's operations that a file computes in float32, sorted."""
+    file = flatbuffer_utils.read_model(str(path))
+    names = set()
+    for graph in file.subgraphs:
+        for operation in graph.operators:
+            kinds = {
+                flatbuffer_utils.type_to_name(graph.tensors[i].type) for i in operation.outputs
+            }
+            if "FLOAT32" in kinds:
+                names.add(flatbuffer_utils.opcode_to_name(file, operation.opcodeIndex))
+    return sorted(names - {"DEQUANTIZE"})
 
 
 def _quantize(rows: np.ndarray, details: dict[str, Any]) -> np.ndarray:
