@@ -6,14 +6,14 @@ import logging
 import shutil
 
 import numpy as np
+from secateur.sources.prepared import load_rows
 
 from secateur import paths
-from secateur.methods import make_method
 from secateur.metrics import mean_squared_error
 from secateur.recovery import recover
 from secateur.saving import load
 from secateur.settings import RoundSettings, load_settings
-from secateur.sources.prepared import load_rows
+from secateur.shrinking import shrink
 from tasks.command import main
 from tasks.rung import write_rung
 
@@ -34,8 +34,8 @@ def run(rung: str) -> None:
 def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     parent = load(paths.rung_folder(wanted.parent) / paths.MODEL)
-    method = make_method(wanted.method, wanted.options)
-    cut, report = method.shrink(parent, calibration_sample(train, wanted.calibration_rows, seed))
+    sample = calibration_sample(train, wanted.calibration_rows, seed)
+    cut, report = shrink(parent, sample, wanted.method, **wanted.options)
     scores = {
         "before_cut": mean_squared_error(parent, validation),
         "after_cut": mean_squared_error(report.uncompensated, validation),
@@ -77,9 +77,7 @@ def _pass_through(rung: str, wanted: RoundSettings) -> None:
         for name in (paths.MODEL, paths.VALIDATION_ERRORS, paths.HISTORY):
             shutil.copyfile(parent_folder / name, folder / name)
         architecture = paths.read_json(parent_folder / paths.ARCHITECTURE)
-        paths.write_json(
-            folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"}
-        )
+        paths.write_json(folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"})
         paths.write_json(folder / paths.CUT, {"groups": [], "skipped": []})
         paths.write_json(folder / paths.METRICS, {**metrics, **passed})
     logger.info("%s: the ladder stopped before it; passes %s through", rung, wanted.parent)

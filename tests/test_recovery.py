@@ -86,7 +86,10 @@ def test_every_row_is_seen_when_blocks_are_streamed(train, monkeypatch):
     monkeypatch.setattr(recovery, "BLOCK_BYTES", 100 * train.nbytes // len(train))
     blocks = recovery._Blocks(train, batch=25)
     seen = np.concatenate(
-        [np.asarray(rows)[steps.ravel()] for rows, steps in blocks.shuffled(np.random.default_rng(0))]
+        [
+            np.asarray(rows)[steps.ravel()]
+            for rows, steps in blocks.shuffled(np.random.default_rng(0))
+        ]
     )
     assert seen.shape == train.shape
     assert np.array_equal(np.sort(seen, axis=0), np.sort(train, axis=0))
@@ -106,7 +109,9 @@ def test_a_teacher_pulls_the_student_to_its_outputs(untrained, trained, train, v
     alone, _ = recover(untrained, train, validation, **options)
     taught, _ = recover(untrained, train, validation, trained, distillation=1.0, **options)
     wanted = np.asarray(trained(validation))
-    assert np.square(taught(validation) - wanted).mean() < np.square(alone(validation) - wanted).mean()
+    assert (
+        np.square(taught(validation) - wanted).mean() < np.square(alone(validation) - wanted).mean()
+    )
 
 
 def test_batch_norm_statistics_are_trained(train, validation):
@@ -122,7 +127,12 @@ def test_progress_is_logged_for_whoever_listens(untrained, train, validation, ca
     with caplog.at_level(logging.INFO, "secateur.recovery"):
         recover(untrained, train, validation, epochs=2, name="round_7")
     last = caplog.records[-1].progress
-    assert (last["name"], last["epoch"], last["epochs"], last["eta_seconds"]) == ("round_7", 2, 2, 0)
+    assert (last["name"], last["epoch"], last["epochs"], last["eta_seconds"]) == (
+        "round_7",
+        2,
+        2,
+        0,
+    )
 
 
 @pytest.mark.parametrize(

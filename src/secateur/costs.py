@@ -124,7 +124,9 @@ def _peak_activation_bytes(model: keras.Model) -> int:
     call holds its inputs and outputs at once.
     """
     calls = list(_calls(model))
-    last_use = {id(tensor): step for step, node in enumerate(calls) for tensor in node.input_tensors}
+    last_use = {
+        id(tensor): step for step, node in enumerate(calls) for tensor in node.input_tensors
+    }
     last_use.update({id(tensor): len(calls) for tensor in model.outputs})
     alive: dict[int, int] = {}
     peak = 0

@@ -243,14 +243,15 @@ def _convert(model: keras.Model, path: Path, operations: list[Any], **options: A
             f"an exported model's input has a fixed shape; a row of {model.name!r} is {shape}"
         )
     try:
-        model.export(
-            path,
-            format="litert",
-            verbose=False,
-            input_signature=[tf.TensorSpec((1, *shape), model.inputs[0].dtype, name="rows")],
-            target_spec={"supported_ops": operations},
-            **options,
-        )
+        with _quiet(tf.get_logger()):
+            model.export(
+                path,
+                format="litert",
+                verbose=False,
+                input_signature=[tf.TensorSpec((1, *shape), model.inputs[0].dtype, name="rows")],
+                target_spec={"supported_ops": operations},
+                **options,
+            )
     except ConverterError as error:
         lacking = sorted(set(re.findall(r"\btf\.([A-Z]\w*)", str(error))))
         if not lacking:
@@ -259,3 +260,14 @@ def _convert(model: keras.Model, path: Path, operations: list[Any], **options: A
             f"{model.name!r} cannot be exported: LiteRT has no operation {', '.join(lacking)}, and "
             "TensorFlow's own (Flex) do not run on the edge; allowed are LiteRT's built-in ones"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet(talker: logging.Logger) -> Iterator[None]:
+    """Keep news of TensorFlow's temporary files out of the log."""
+    level = talker.level
+    talker.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        talker.setLevel(level)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +77,7 @@ def publishing(folder: Path) -> Iterator[Path]:
         for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
             target = folder / file.relative_to(scratch)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
+            file.replace(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

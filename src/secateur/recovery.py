@@ -135,9 +135,7 @@ class _Training:
         self.train_block = _compiled_training(model, self.optimizer, teacher, teacher_share)
         self.sum_errors = _compiled_error_sum(model)
 
-    def run(
-        self, train: np.ndarray, validation: np.ndarray, seed: int, name: str
-    ) -> History:
+    def run(self, train: np.ndarray, validation: np.ndarray, seed: int, name: str) -> History:
         order = np.random.default_rng(seed)
         blocks = _Blocks(train, self.settings.batch)
         on_device = tf.constant(validation)

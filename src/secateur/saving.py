@@ -13,7 +13,7 @@ import keras
 
 from secateur.errors import InputError
 
-# The zip format has no smaller date. Any fixed one will do; the files' own say nothing of the model.
+# The smallest date a zip can hold. Any fixed one would do; real ones say nothing of the model.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -39,7 +39,7 @@ def save(model: keras.Model, path: str | os.PathLike[str]) -> None:
         raw, canonical = Path(scratch, "raw.keras"), Path(scratch, "canonical.keras")
         model.save(raw)
         _write_canonical(raw, canonical)
-        os.replace(canonical, path)
+        canonical.replace(path)
 
 
 def load(path: str | os.PathLike[str]) -> keras.Model:
