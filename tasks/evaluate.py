@@ -192,10 +192,9 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _compact(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table of plain text."""
+    """The rows as a table of plain text; a star marks the champion."""
     table = pd.DataFrame(
         {
-            "": ("* " if row["champion"] else "  ") + row["name"],
             "state": row["state"] or "control",
             "parameters": f"{row['parameters']:,}",
             "macs": f"{row['macs']:,}",
@@ -207,7 +206,8 @@ def _compact(rows: list[dict[str, Any]]) -> str:
         | ({} if row["auc"] is None else {"auc": f"{row['auc']:.4f}"})
         for row in rows
     )
-    return table.to_string(index=False)
+    table.index = pd.Index([("* " if row["champion"] else "  ") + row["name"] for row in rows])
+    return table.to_string()
 
 
 if __name__ == "__main__":
