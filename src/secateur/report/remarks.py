@@ -1,0 +1,176 @@
+"""What the numbers say, in sentences: the verdict, and what a reader should know beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from secateur.report.formats import kilobytes, percent, significant
+from secateur.report.rows import (
+    PCA,
+    PRECISIONS,
+    SCRATCH,
+    Rows,
+    baseline_of,
+    champion_of,
+    controls_of,
+    latency_of,
+    rounds_of,
+    validation_rise,
+)
+
+_GUARD = {
+    "accepted": "the guard accepted it",
+    "rejected": "the guard rejected it",
+    "passed_through": "it repeats a model that the guard had accepted",
+    "baseline": "nothing smaller passed the guard",
+}
+_INT8_LOSS = 0.05  # a rise of the error by the int8 export that is worth a sentence
+
+
+def verdict(rungs: Rows, latency: Mapping[str, Any]) -> str:
+    """One sentence that starts with the champion's name: its size, quality and speed."""
+    champion, baseline = champion_of(rungs), baseline_of(rungs)
+    quality = f"test MSE {significant(champion['test_mse'])}"
+    if champion is baseline:
+        parts = ["baseline stays the champion, as " + _GUARD["baseline"], quality]
+    else:
+        parts = [
+            f"{champion['name']} is {significant(champion['compression_ratio'])} times smaller "
+            f"than the baseline and {_GUARD[champion['state']]}",
+            f"{quality}, {significant(champion['test_mse_ratio'])} times the baseline's",
+        ]
+    if champion["int8"]:
+        parts.append(f"{kilobytes(champion['int8']['bytes'])} KB as int8")
+    speed = speed_ratio(rungs, latency)
+    if speed and champion is not baseline:
+        parts.append(_speed_words(speed[1], speed[0]))
+    return "; ".join(parts) + "."
+
+
+def speed_ratio(rungs: Rows, latency: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The precision compared, and the baseline's median latency over the champion's."""
+    for precision in PRECISIONS:
+        ours = latency_of(latency, champion_of(rungs)["name"], precision)
+        theirs = latency_of(latency, baseline_of(rungs)["name"], precision)
+        if ours and theirs and ours["median_us"] > 0:
+            return precision, theirs["median_us"] / ours["median_us"]
+    return None
+
+
+def _speed_words(ratio: float, precision: str) -> str:
+    if 0.95 < ratio < 1.05:
+        return f"as fast as the baseline ({precision})"
+    word, factor = ("faster", ratio) if ratio > 1 else ("slower", 1 / ratio)
+    return f"{significant(factor)} times {word} ({precision})"
+
+
+def remarks(
+    rungs: Rows,
+    cuts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    latency: Mapping[str, Any],
+) -> list[str]:
+    """What a reader should know beside the verdict, most important first."""
+    return [
+        *_about_rounds(rungs, settings),
+        *_about_champion(rungs, settings),
+        *_about_controls(rungs),
+        *_about_exports(rungs, latency),
+        *_about_skipped(cuts),
+    ]
+
+
+def _about_rounds(rungs: Rows, settings: Mapping[str, Any]) -> list[str]:
+    tolerance = percent(settings["guard"]["tolerance"]).lstrip("+")
+    told = []
+    for row in rounds_of(rungs):
+        rise = validation_rise(row, rungs)
+        if row["state"] == "rejected" and rise is not None:
+            told.append(
+                f"{row['name']} was rejected: its validation MSE lies {_beside(rise)} the "
+                f"baseline's, and the guard wants the upper bound of that within {tolerance}."
+            )
+    passed = [row["name"] for row in rounds_of(rungs) if row["state"] == "passed_through"]
+    if passed:
+        told.append(
+            f"{_listed(passed)} cut nothing: a round before stopped the ladder, so the model was "
+            "passed through."
+        )
+    return told
+
+
+def _about_champion(rungs: Rows, settings: Mapping[str, Any]) -> list[str]:
+    champion = champion_of(rungs)
+    rise = champion["test_mse_ratio"] - 1
+    if rise <= settings["guard"]["tolerance"]:
+        return []
+    return [
+        f"On test data the champion's MSE lies {_beside(rise)} the baseline's, outside the "
+        "tolerance that the guard holds on validation data."
+    ]
+
+
+def _about_controls(rungs: Rows) -> list[str]:
+    champion, told = champion_of(rungs), []
+    for row in controls_of(rungs, SCRATCH):
+        if row["of"] == champion["name"] and champion["kind"] != "baseline":
+            change = champion["test_mse"] / row["test_mse"] - 1
+            told.append(
+                f"The champion's shape trained from scratch reaches "
+                f"{significant(row['test_mse'])}: the shrunk one's error is {_better(change)}."
+            )
+    for row in controls_of(rungs, PCA):
+        change = champion["test_mse"] / row["test_mse"] - 1
+        told.append(
+            f"PCA with the same code size reaches {significant(row['test_mse'])}: the champion's "
+            f"error is {_better(change)}."
+        )
+    if not controls_of(rungs, SCRATCH):
+        told.append("No shape was trained from scratch to compare with: the control is turned off.")
+    return told
+
+
+def _beside(change: float) -> str:
+    return f"{percent(abs(change)).lstrip('+')} {'above' if change >= 0 else 'below'}"
+
+
+def _better(change: float) -> str:
+    """In words, so that nobody has to know which way is good."""
+    if abs(change) < 0.005:
+        return "the same"
+    amount = percent(abs(change)).lstrip("+")
+    return f"{amount} lower" if change < 0 else f"{amount} higher"
+
+
+def _about_exports(rungs: Rows, latency: Mapping[str, Any]) -> list[str]:
+    told = []
+    without = [row["name"] for row in rungs if row["kind"] in ("baseline", "round")]
+    without = [row["name"] for row in rungs if row["name"] in without and not row["int8"]]
+    if without:
+        told.append(f"There is no int8 file of {_listed(without)}.")
+    champion = champion_of(rungs)
+    if champion["int8"]:
+        loss = champion["int8"]["test_mse"] / champion["test_mse"] - 1
+        if loss > _INT8_LOSS:
+            told.append(
+                f"The int8 file costs the champion quality: its test MSE lies {_beside(loss)} the "
+                "Keras model's."
+            )
+    if not any(latency["rungs"].values()):
+        told.append("Latency was not measured.")
+    return told
+
+
+def _about_skipped(cuts: Mapping[str, Any]) -> list[str]:
+    layers = sorted({entry["layer"] for cut in cuts.values() for entry in cut["skipped"]})
+    if not layers:
+        return []
+    return [f"Not cut: {_listed(layers)}; the reasons stand under “What was cut”."]
+
+
+def _listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; a long list is told by its ends."""
+    if len(names) > 6:
+        return f"{names[0]} … {names[-1]} ({len(names)})"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

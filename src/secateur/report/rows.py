@@ -1,0 +1,53 @@
+"""Finding one's way in the rows of an evaluation: one row a rung or control, as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+PRECISIONS = ("int8", "float32")  # the exported files, the smaller one first
+ROUND = "round"
+SCRATCH = "scratch"
+PCA = "pca"
+
+
+def baseline_of(rows: Rows) -> Row:
+    """The row that all others are compared with."""
+    return next(row for row in rows if row["kind"] == "baseline")
+
+
+def champion_of(rows: Rows) -> Row:
+    """The row of the rung that is to be deployed; may be the baseline."""
+    return next(row for row in rows if row["champion"])
+
+
+def rounds_of(rows: Rows) -> list[Row]:
+    """The rows of the rounds, in their order."""
+    return [row for row in rows if row["kind"] == ROUND]
+
+
+def controls_of(rows: Rows, kind: str) -> list[Row]:
+    """The rows of the controls of a kind that have a score: a skipped control has none."""
+    return [row for row in rows if row["kind"] == kind and row["test_mse"] is not None]
+
+
+def standing(row: Row) -> str:
+    """What a row is, in one of the words that marks, badges and legends are keyed by."""
+    return str(row["state"] if row["kind"] == ROUND else row["kind"])
+
+
+def validation_rise(row: Row, rows: Rows) -> float | None:
+    """How far the validation error lies above the baseline's, as a fraction of the baseline's."""
+    reference = (baseline_of(rows)["validation_mse"] or {}).get("after_recovery")
+    own = (row["validation_mse"] or {}).get("after_recovery")
+    if not reference or own is None:
+        return None
+    return float(own / reference - 1)
+
+
+def latency_of(latency: Mapping[str, Any], rung: str, precision: str) -> Mapping[str, float] | None:
+    """The quartiles of a rung's exported file in microseconds, if it was timed."""
+    return (latency["rungs"].get(rung) or {}).get(precision)
