@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import keras
 from secateur.sources.prepared import load_rows
 
 from secateur import paths
 from secateur.autoencoders import AUTOENCODERS
+from secateur.methods.base import RoundReport
 from secateur.recovery import recover
 from secateur.settings import BASELINE, load_settings
 from tasks.command import main
@@ -39,7 +41,7 @@ def run() -> None:
         name=BASELINE,
         **wanted.training.model_dump(),
     )
-    metrics = {
+    metrics: dict[str, Any] = {
         "rung": BASELINE,
         "parent": None,
         "method": None,
@@ -47,9 +49,8 @@ def run() -> None:
         "validation_mse": {},
         "epochs": len(history.table) - 1,
     }
-    nothing_cut = {"groups": [], "skipped": []}
     with paths.publishing(paths.rung_folder(BASELINE)) as folder:
-        write_rung(folder, model, history.table, nothing_cut, metrics, validation)
+        write_rung(folder, model, history.table, RoundReport(), metrics, validation)
     with paths.publishing(paths.DECISIONS / BASELINE) as folder:
         paths.write_json(
             folder / paths.DECISION, {"rung": BASELINE, "accepted": True, "stopped": False}

@@ -24,6 +24,7 @@ def run(rung: str) -> None:
     settings.round(rung)
     architecture = paths.read_json(paths.rung_folder(rung) / paths.ARCHITECTURE)
     reason = _why_not(settings, architecture)
+    metrics: dict[str, Any]
     with paths.publishing(paths.CONTROLS / rung) as folder:
         if reason:
             logger.info("%s: no control: %s", rung, reason)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from secateur import paths
 from secateur.costs import costs
+from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
 from secateur.saving import architecture, save
 
@@ -19,7 +20,7 @@ def write_rung(
     folder: Path,
     model: keras.Model,
     history: pd.DataFrame,
-    cut: dict[str, Any],
+    report: RoundReport,
     metrics: dict[str, Any],
     validation: np.ndarray,
 ) -> None:
@@ -29,7 +30,7 @@ def write_rung(
         folder: a scratch folder of `paths.publishing`.
         model: the rung's model.
         history: one row an epoch.
-        cut: what went, and what was left alone and why.
+        report: what went, and what was left alone and why.
         metrics: what is known of the rung but its score after recovery and its costs, which are
             taken here.
         validation: (rows, features) to score on.
@@ -43,8 +44,13 @@ def write_rung(
     )
     np.save(folder / paths.VALIDATION_ERRORS, errors)
     write_history(folder, history)
-    paths.write_json(folder / paths.CUT, cut)
+    write_cut(folder, report)
     paths.write_json(folder / paths.METRICS, {**metrics, "costs": vars(costs(model))})
+
+
+def write_cut(folder: Path, report: RoundReport) -> None:
+    """Write what went, and what was left alone and why."""
+    paths.write_json(folder / paths.CUT, {"groups": report.groups, "skipped": report.skipped})
 
 
 def write_history(folder: Path, history: pd.DataFrame) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 from secateur.sources.prepared import load_rows
 
 from secateur import paths
+from secateur.methods.base import RoundReport
 from secateur.metrics import mean_squared_error
 from secateur.recovery import recover
 from secateur.saving import load
 from secateur.settings import RoundSettings, load_settings
 from secateur.shrinking import shrink
 from tasks.command import main
-from tasks.rung import write_rung
+from tasks.rung import write_cut, write_rung
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +53,8 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
         "validation_mse": scores,
         "epochs": len(history.table) - 1,
     }
-    what_went = {"groups": report.groups, "skipped": report.skipped}
     with paths.publishing(paths.rung_folder(rung)) as folder:
-        write_rung(folder, model, history.table, what_went, metrics, validation)
+        write_rung(folder, model, history.table, report, metrics, validation)
     logger.info(
         "%s: validation MSE %.5g, cut %.5g, compensated %.5g, recovered %.5g",
         rung, *scores.values(), history.validation_loss,
@@ -78,7 +78,7 @@ def _pass_through(rung: str, wanted: RoundSettings) -> None:
             shutil.copyfile(parent_folder / name, folder / name)
         architecture = paths.read_json(parent_folder / paths.ARCHITECTURE)
         paths.write_json(folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"})
-        paths.write_json(folder / paths.CUT, {"groups": [], "skipped": []})
+        write_cut(folder, RoundReport())
         paths.write_json(folder / paths.METRICS, {**metrics, **passed})
     logger.info("%s: the ladder stopped before it; passes %s through", rung, wanted.parent)
 

@@ -37,15 +37,16 @@ class Moments:
 
     def __init__(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
         """Take them of pairs of batches (rows, inputs): the input now, and before any cut."""
-        rows, now, cross, means = 0, 0.0, 0.0, 0.0
+        rows = 0
+        now = cross = means = np.zeros(())
         for after, before in pairs:
             rows += len(after)
-            now += after.T @ after
-            cross += after.T @ before
-            means += after.sum(axis=0)
-        self.now = now / rows
-        self.drift = (cross - now) / rows
-        self.means = means / rows
+            now = now + after.T @ after
+            cross = cross + after.T @ before
+            means = means + after.sum(axis=0)
+        self.now: np.ndarray = now / rows
+        self.drift: np.ndarray = (cross - now) / rows
+        self.means: np.ndarray = means / rows
 
 
 class Consumer:
@@ -78,10 +79,9 @@ class Consumer:
         self.positions = positions
         self.compensate = compensate
         self.means = moments.means
-        gram = moments.now + ridge * np.trace(moments.now) / len(moments.now) * np.eye(
-            len(moments.now)
-        )
-        self.inverse = np.linalg.inv(gram)
+        inputs = len(moments.now)
+        damping = ridge * np.trace(moments.now) / inputs * np.eye(inputs)
+        self.inverse = np.linalg.inv(moments.now + damping)
         self.kernel = _kernel_with_bias(layer)
         if compensate == "least_squares":
             # Earlier cuts have moved this input: first fit the kernel to what it gave before them.

@@ -27,6 +27,7 @@ class RoundReport:
     uncompensated: keras.Model | None = None
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """A way of shrinking: a frozen dataclass whose fields are its knobs."""
 

@@ -1,0 +1,198 @@
+"""What every shrinking method promises, tested over the registry."""
+
+from __future__ import annotations
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from secateur import shrink
+from secateur.autoencoders import dense
+from secateur.costs import costs
+from secateur.errors import InputError
+from secateur.metrics import mean_squared_error
+from secateur.methods import METHODS, make_method
+
+# Options with which each method cuts the fixture, and those with which it cuts nothing.
+CUTS = {"units": {"keep": 0.5}}
+NOTHING = {"units": {"keep": 1.0}}
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@every_method
+def test_the_original_is_untouched(method, trained, train):
+    before = trained.get_weights()
+    config = trained.get_config()
+    shrink(trained, train, method, **CUTS[method])
+    assert all(map(np.array_equal, trained.get_weights(), before))
+    assert trained.get_config() == config
+
+
+@every_method
+def test_the_result_costs_less_and_takes_and_gives_the_same_shapes(method, trained, train):
+    cut, _ = shrink(trained, train, method, **CUTS[method])
+    assert costs(cut).nonzero_macs < costs(trained).nonzero_macs
+    assert (cut.input_shape, cut.output_shape) == (trained.input_shape, trained.output_shape)
+    assert [layer.name for layer in cut.layers] == [layer.name for layer in trained.layers]
+
+
+@every_method
+def test_cutting_nothing_changes_nothing(method, trained, train, validation):
+    same, report = shrink(trained, train, method, **NOTHING[method])
+    assert np.array_equal(same(validation), trained(validation))
+    assert report.groups == []
+
+
+@every_method
+def test_a_seed_gives_the_same_weights(method, trained, train):
+    one, other = (shrink(trained, train, method, **CUTS[method])[0] for _ in range(2))
+    assert all(map(np.array_equal, one.get_weights(), other.get_weights()))
+
+
+@every_method
+def test_everything_is_accounted_for(method, trained, train):
+    """Every hidden layer is in the report: cut, or skipped with a reason."""
+    _, report = shrink(trained, train, method, **CUTS[method])
+    hidden = {layer.name for layer in trained.layers[1:-1]}
+    named = {entry["layer"] for entry in report.groups + report.skipped}
+    assert hidden <= named
+    assert all(entry["reason"] for entry in report.skipped)
+
+
+@every_method
+def test_the_class_says_what_its_knobs_do(method):
+    documented = inspect.getdoc(METHODS[method])
+    assert all(f"{knob}:" in documented for knob in METHODS[method].__dataclass_fields__)
+
+
+def test_an_unknown_method_is_answered_with_the_known_ones():
+    with pytest.raises(InputError, match=r"Unknown method 'magnitud'\. Known: units"):
+        make_method("magnitud", {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs the option 'keep'"),
+        ({"keep": 0.5, "kepe": 1}, "no option 'kepe'. Known: keep, importance"),
+        ({"keep": 0}, r"keep must be in \(0, 1\], got 0"),
+        ({"keep": 1.5}, r"keep must be in \(0, 1\], got 1.5"),
+        ({"keep": "half"}, r"keep must be in \(0, 1\], got 'half'"),
+        ({"keep": True}, r"keep must be in \(0, 1\], got True"),
+        ({"keep": 0.5, "importance": "size"}, "importance must be one of obs, magnitude, random"),
+        ({"keep": 0.5, "compensate": "no"}, "compensate must be one of least_squares, bias, none"),
+    ],
+)
+def test_options_of_units_that_cannot_be_used_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        make_method("units", options)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (np.zeros((0, 64)), "at least one row"),
+        (np.zeros((5, 63)), r"shape \(5, 63\); the model needs \('rows', 64\)"),
+        (np.full((5, 64), np.nan), "not finite"),
+    ],
+)
+def test_a_sample_that_cannot_be_used_is_refused(trained, sample, message):
+    with pytest.raises(InputError, match=message):
+        shrink(trained, sample, "units", keep=0.5)
+
+
+def test_units_leaves_the_counted_widths(trained, train):
+    cut, report = shrink(trained, train, "units", keep=0.5)
+    widths = {layer.name: layer.units for layer in cut.layers[1:]}
+    assert widths == {
+        "encoder_1": 16, "encoder_2": 8, "code": 8, "decoder_1": 8, "decoder_2": 16, "output": 64,
+    }  # fmt: skip
+    assert [len(group["removed"]) for group in report.groups] == [16, 8, 8, 16]
+    assert [entry["layer"] for entry in report.skipped] == ["code", "output"]
+
+
+def test_at_least_one_unit_stays(trained, train):
+    cut, _ = shrink(trained, train, "units", keep=1e-6)
+    assert [layer.units for layer in cut.layers[1:]] == [1, 1, 8, 1, 1, 64]
+
+
+def test_the_code_is_cut_when_asked(trained, train):
+    cut, _ = shrink(trained, train, "units", keep=0.5, cut_code=True)
+    assert cut.get_layer("code").units == 4
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.7])
+def test_a_constant_unit_leaves_without_changing_the_output(constant, train, validation):
+    """Its weights are zero, so it gives the same on every row: the next bias takes over exactly."""
+    keras.utils.set_random_seed(2)
+    model = dense(64, widths=(4,), code=3)
+    kernel, bias = model.get_layer("encoder_1").get_weights()
+    kernel[:, 2], bias[2] = 0, constant
+    model.get_layer("encoder_1").set_weights([kernel, bias])
+    cut, report = shrink(model, train, "units", keep=0.75)
+    assert report.groups[0]["layer"] == "encoder_1"
+    assert [entry["unit"] for entry in report.groups[0]["removed"]] == [2]
+    # Only the other hidden layer, which has no constant unit, may change the output.
+    code = keras.Model(model.input, model.get_layer("code").output)(validation)
+    cut_code = keras.Model(cut.input, cut.get_layer("code").output)(validation)
+    assert np.abs(cut_code - code).max() <= 1e-5 * np.abs(code).max()
+
+
+def test_a_copy_of_a_unit_is_absorbed_by_the_other(train, validation):
+    """Two units that give the same are one unit with both their weights."""
+    keras.utils.set_random_seed(2)
+    model = dense(64, widths=(4,), code=3)
+    kernel, bias = model.get_layer("encoder_1").get_weights()
+    kernel[:, 1] = kernel[:, 3]
+    model.get_layer("encoder_1").set_weights([kernel, bias])
+    cut, report = shrink(model, train, "units", keep=0.75)
+    assert report.groups[0]["removed"][0]["unit"] in (1, 3)
+    code = keras.Model(model.input, model.get_layer("code").output)(validation)
+    cut_code = keras.Model(cut.input, cut.get_layer("code").output)(validation)
+    assert np.square(cut_code - code).mean() <= 1e-6 * np.square(code).mean()
+
+
+def test_each_step_of_compensation_helps(trained, train, validation):
+    error = {
+        compensate: mean_squared_error(
+            shrink(trained, train, "units", keep=0.5, compensate=compensate)[0], validation
+        )
+        for compensate in ("least_squares", "bias", "none")
+    }
+    assert error["least_squares"] < 0.75 * error["bias"]
+    assert error["bias"] < error["none"]
+
+
+def test_the_closed_form_beats_magnitude_and_chance(trained, train, validation):
+    error = {
+        importance: mean_squared_error(
+            shrink(trained, train, "units", keep=0.5, importance=importance)[0], validation
+        )
+        for importance in ("obs", "magnitude", "random")
+    }
+    assert error["obs"] < error["magnitude"]
+    assert error["obs"] < error["random"]
+
+
+def test_the_reported_cost_is_the_next_layers_mean_squared_change(trained, train):
+    """The cheapest unit's cost, against refitting the next layer by plain least squares."""
+    _, report = shrink(trained, train, "units", keep=31 / 32)
+    removed = report.groups[0]["removed"]
+    hidden = np.asarray(keras.Model(trained.input, trained.get_layer("encoder_1").output)(train))
+    kernel, bias = trained.get_layer("encoder_2").get_weights()
+    wanted = hidden @ kernel + bias
+    left = np.column_stack([np.delete(hidden, removed[0]["unit"], axis=1), np.ones(len(hidden))])
+    fitted = left @ np.linalg.lstsq(left.astype(np.float64), wanted, rcond=None)[0]
+    change = np.square(fitted - wanted).sum(axis=1).mean()
+    assert removed[0]["cost"] == pytest.approx(change, rel=1e-3, abs=1e-6)
+
+
+def test_the_uncompensated_model_is_the_cut_alone(trained, train):
+    cut, report = shrink(trained, train, "units", keep=0.5)
+    kept = sorted(set(range(32)) - {entry["unit"] for entry in report.groups[0]["removed"]})
+    expected = trained.get_layer("encoder_1").get_weights()[0][:, kept]
+    assert np.array_equal(report.uncompensated.get_layer("encoder_1").get_weights()[0], expected)
+    assert [w.shape for w in report.uncompensated.weights] == [w.shape for w in cut.weights]
