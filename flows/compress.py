@@ -1,0 +1,376 @@
+"""The main flow: from raw data to a champion, stage by stage, as `dvc.yaml` orders them.
+
+`python -m flows.compress --help` tells how to run it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import queue
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from prefect import flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
+from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.server import use_server
+from secateur import paths
+from secateur.errors import InputError
+from tasks import overrides as overriding
+from tasks.children import BodyError, Children, StoppedError, parse_command
+from tasks.monitoring import Monitor, StageResult, told_state, verdict
+from tasks.versioning import Outcome, Stage, VersioningError, Workspace, WorkspaceBusyError
+
+WORKERS = 2
+FAILURE, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
+REFUSED = "Refused"  # the name of a failed state that is the user's to mend
+
+
+def run_name() -> str:
+    """What a flow run is called: what it was asked for."""
+    asked = runtime.flow_run.parameters
+    parts = [f"to {asked['target']}" if asked["target"] else "everything"]
+    parts += list(map(str, asked["overrides"] or ()))
+    parts += [word for word in ("force", "dry_run") if asked[word]]
+    return ", ".join(parts).replace("_", " ")
+
+
+@flow(flow_run_name=run_name, task_runner=ThreadPoolTaskRunner[Any](), validate_parameters=True)
+def compress(
+    overrides: list[str] | dict[str, Any] | None = None,
+    target: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    workers: int = WORKERS,
+) -> State[Any]:
+    """Shrink the autoencoder of the workspace in the current directory.
+
+    Stages that did not change are left as they are, so running again is how to resume.
+
+    Args:
+        overrides: Settings to write into params.yaml first, such as guard.tolerance=0.2
+        target: A stage to stop at: it and what it needs. Everything, if empty
+        force: Run every stage, changed or not
+        dry_run: Say what would run, and run nothing
+        workers: Stages that may run side by side
+    """
+    logger = get_run_logger()
+    try:
+        if dry_run:
+            text = "\n".join(rehearse(overrides, target, force))
+            logger.info("%s", text)
+            return Completed(name="Rehearsed", message=text)
+        with Workspace() as workspace:
+            overriding.write(overriding.overridden(overrides or ()))
+            plan = checked_plan(workspace, target)
+            return work_through(plan, workspace, force, workers)
+    except InputError as error:
+        return Failed(name=REFUSED, message=str(error))
+    except (VersioningError, WorkspaceBusyError) as error:
+        return Failed(message=str(error))
+
+
+def work_through(
+    plan: Sequence[Stage], workspace: Workspace, force: bool, workers: int
+) -> State[Any]:
+    """Bring every stage of the plan up to date, then show what came out."""
+    monitor = Monitor(get_run_logger())
+    schedule = Schedule(plan, workers)
+    arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
+    futures: dict[str, PrefectFuture[Any]] = {}
+    with Children() as children:
+        while not schedule.is_over():
+            for stage in schedule.startable():
+                future = bring_up_to_date.submit(
+                    stage.name,
+                    stage,
+                    workspace,
+                    children,
+                    monitor,
+                    force=force,
+                    look=schedule.must_look(stage, force),
+                    wait_for=[futures[name] for name in stage.upstream if name in futures],
+                    return_state=False,
+                )
+                futures[stage.name] = future
+                future.add_done_callback(lambda _, name=stage.name: arrived.put(name))
+            name = arrived.get()
+            futures[name].wait()
+            schedule.arrive(name, futures[name].state)
+    return conclude(plan, schedule, monitor)
+
+
+def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> State[Any]:
+    """Show the results, and the state of the whole run."""
+    logger = get_run_logger()
+    outs = {out for stage in plan for out in stage.outs}
+    if str(paths.FRONTIER) in outs and paths.FRONTIER.exists():
+        monitor.frontier()
+    if str(paths.PICTURES) in outs:
+        monitor.pictures()
+    monitor.summary(schedule.results)
+    if schedule.failed:
+        logger.error("%s", schedule.problem())
+        name = REFUSED if all(s.name == REFUSED for s in schedule.failed.values()) else "Failed"
+        return Failed(name=name, message=schedule.problem(), data=schedule.results)
+    message = verdict() or "Every stage is up to date"
+    if str(paths.PAGE) in outs and paths.PAGE.exists():
+        message += f" See {paths.PAGE}"
+    logger.info("%s", message)
+    unchanged = all(result.state == "Cached" for result in schedule.results)
+    return Completed(
+        name="Cached" if unchanged else "Completed", message=message, data=schedule.results
+    )
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def bring_up_to_date(
+    name: str,
+    stage: Stage,
+    workspace: Workspace,
+    children: Children,
+    monitor: Monitor,
+    force: bool,
+    look: bool,
+) -> State[Any]:
+    """Leave a stage up to date in files and in DVC's records: unchanged, restored, or run.
+
+    Args:
+        name: of the stage, for the UI.
+        stage: what to bring up to date.
+        workspace: that the stage lives in.
+        children: run its body, if it must run.
+        monitor: shows its trainings.
+        force: run it in any case.
+        look: whether anything can have changed at all.
+    """
+    if not look:
+        return Completed(name="Cached", message="Unchanged", data=0.0)
+    logger = get_run_logger()
+    training = monitor.training()
+    body = parse_command(stage.command) if stage.command else None
+    body_seconds = 0.0
+
+    def on_line(level: int, message: str, progress: dict[str, Any] | None) -> None:
+        logger.log(level, "%s", message)
+        if progress is not None:
+            training.show(progress)
+
+    def run() -> None:
+        nonlocal body_seconds
+        assert body is not None  # only a stage with a command has a body that DVC asks for
+        if stage.description:
+            logger.info("%s", stage.description)
+        body_seconds = children.run(body, stage.folder, logging.INFO, on_line)
+        training.end()
+
+    try:
+        outcome = workspace.bring_up_to_date(name, run, force)
+    except InputError as error:
+        return Failed(name=REFUSED, message=str(error))
+    except BodyError as error:
+        if error.details:
+            logger.error("%s", error.details)
+        return Failed(message=str(error))
+    except StoppedError:
+        return Cancelled(message="The run ended before this stage did")
+    except (VersioningError, WorkspaceBusyError) as error:
+        return Failed(message=str(error))
+    if outcome is Outcome.UNCHANGED:
+        return Completed(name="Cached", message="Unchanged", data=0.0)
+    told = told_state(*body) if body is not None else None
+    if outcome is Outcome.RESTORED:
+        return Completed(name=told or "Restored", message="Made before: restored", data=0.0)
+    return Completed(
+        name=told or "Completed", message=f"Ran for {body_seconds:.1f} s", data=body_seconds
+    )
+
+
+class Schedule:
+    """Which stages may start: prerequisites first, the longest way to the end before others."""
+
+    def __init__(self, plan: Sequence[Stage], workers: int) -> None:
+        self._workers = max(1, workers)
+        names = {stage.name for stage in plan}
+        self._upstream = {stage.name: stage.upstream & names for stage in plan}
+        distance = dict.fromkeys(names, 0)
+        for stage in reversed(plan):  # prerequisites come before what needs them
+            for name in self._upstream[stage.name]:
+                distance[name] = max(distance[name], distance[stage.name] + 1)
+        self._waiting = sorted(plan, key=lambda stage: -distance[stage.name])
+        self._running: dict[str, tuple[Stage, float]] = {}
+        self._states: dict[str, State[Any]] = {}
+        self.results: list[StageResult] = []
+        self.failed: dict[str, State[Any]] = {}
+
+    def startable(self) -> list[Stage]:
+        """The stages to start now; they count as running from here on."""
+        started = []
+        for stage in list(self._waiting):
+            if not self._may_start(stage):
+                continue
+            self._waiting.remove(stage)
+            self._running[stage.name] = (stage, time.monotonic())
+            started.append(stage)
+        return started
+
+    def _may_start(self, stage: Stage) -> bool:
+        if len(self._running) >= self._workers or not self._upstream[stage.name] <= set(
+            self._states
+        ):
+            return False
+        if any(other.exclusive for other, _ in self._running.values()):
+            return False
+        return not (stage.exclusive and self._running)
+
+    def must_look(self, stage: Stage, force: bool) -> bool:
+        """Whether a stage can have changed: by itself, or because something before it ran."""
+        return bool(
+            force
+            or stage.changes
+            or any(self._states[name].name != "Cached" for name in self._upstream[stage.name])
+        )
+
+    def arrive(self, name: str, state: State[Any]) -> None:
+        """Take note of a stage's end; what depends on one that failed will not start."""
+        _, start = self._running.pop(name)
+        if not state.is_completed():
+            self.failed[name] = state
+            self.results.append(StageResult(name, state.name or "Failed", _since(start), 0.0))
+            return
+        self._states[name] = state
+        body_seconds: Any = state.result(raise_on_failure=False)
+        self.results.append(StageResult(name, state.name or "", _since(start), body_seconds))
+
+    def is_over(self) -> bool:
+        """Whether nothing runs and nothing that waits can ever start."""
+        return not self._running and not any(map(self._may_start, self._waiting))
+
+    def problem(self) -> str:
+        """What failed, and what did not run for it."""
+        lines = [f"{name}: {state.message}" for name, state in self.failed.items()]
+        if self._waiting:
+            lines.append(f"Not run, for want of it: {', '.join(s.name for s in self._waiting)}")
+        return "\n".join(lines)
+
+
+def checked_plan(workspace: Workspace, target: str | None) -> tuple[Stage, ...]:
+    """The plan, of which every command is one that the flow can run."""
+    plan = workspace.plan(target or None)
+    for stage in plan:
+        if stage.command:
+            parse_command(stage.command)
+    return plan
+
+
+def rehearse(overrides: overriding.Overrides | None, target: str | None, force: bool) -> list[str]:
+    """What a run would do, a line for each stage; leaves everything as it is."""
+    as_it_was = paths.SETTINGS.read_text() if paths.SETTINGS.exists() else ""
+    with Workspace() as workspace:
+        overriding.write(overriding.overridden(overrides or ()))
+        try:
+            plan = checked_plan(workspace, target)
+        finally:
+            overriding.write(as_it_was)
+    lines: list[str] = []
+    touched: set[str] = set()
+    for stage in plan:
+        if force or stage.changes:
+            why = "forced" if force else ", ".join(stage.changes)
+            lines.append(f"{stage.name}: would run: {why}")
+        elif stage.upstream & touched:
+            lines.append(f"{stage.name}: would run if what it depends on comes out different")
+        else:
+            lines.append(f"{stage.name}: unchanged")
+            continue
+        touched.add(stage.name)
+    return lines
+
+
+def _since(start: float) -> float:
+    return time.monotonic() - start
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the flow as the command line asks, and return the exit code."""
+    asked = _parser().parse_args(words)
+    try:
+        if asked.dry_run:
+            sys.stdout.write("\n".join(rehearse(asked.set, asked.target, asked.force)) + "\n")
+            return 0
+        overriding.overridden(asked.set)
+        with Workspace() as workspace:
+            checked_plan(workspace, asked.target)
+    except InputError as error:
+        return _say(str(error), MISTAKE)
+    except WorkspaceBusyError as error:
+        return _say(str(error), FAILURE)
+    try:
+        use_server()
+        state = compress(
+            asked.set, asked.target, asked.force, workers=asked.workers, return_state=True
+        )
+    except KeyboardInterrupt:
+        return _say("interrupted; run again to go on from here", INTERRUPTED)
+    except TerminationSignal:
+        return _say("terminated; run again to go on from here", TERMINATED)
+    except (httpx.TransportError, PrefectHTTPStatusError) as error:
+        return _say(
+            f"Prefect's server does not answer ({error}). Every stage that finished is recorded "
+            "by DVC; run again to go on from here.",
+            FAILURE,
+        )
+    if state.is_completed():
+        return 0
+    return _say(state.message or "the run failed", MISTAKE if state.name == REFUSED else FAILURE)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.compress",
+        description="Shrink the autoencoder of the workspace in the current directory. Stages "
+        "that did not change are left as they are, so running again is how to resume.",
+        epilog="Exit codes: 0 all is well, 1 a stage failed, 2 something given cannot be used.",
+    )
+    parser.add_argument(
+        "-S", "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="write a setting into params.yaml first, such as guard.tolerance=0.2; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target", metavar="STAGE", help="stop at this stage: run it and what it needs"
+    )
+    parser.add_argument("--force", action="store_true", help="run every stage, changed or not")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would run, and run nothing"
+    )
+    parser.add_argument(
+        "--workers", type=_positive, default=WORKERS, metavar="N",
+        help="stages that may run side by side (default: %(default)s)",
+    )  # fmt: skip
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, allowed: a whole number from 1 up")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

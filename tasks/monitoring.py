@@ -1,0 +1,260 @@
+"""What people look at in Prefect's UI: progress of trainings, the frontier, pictures, a summary.
+
+The only module that makes Prefect artifacts. They show the run and are no part of it: a server
+that has gone away costs a warning, never a result.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from logging import Logger, LoggerAdapter
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from secateur import paths
+
+SECONDS_BETWEEN_UPDATES = 1.0
+
+AnyLogger = Logger | LoggerAdapter[Any]
+
+
+class StageResult(NamedTuple):
+    """How one stage ended."""
+
+    stage: str
+    state: str
+    seconds: float
+    """From when the stage could start until it was recorded."""
+    body_seconds: float
+    """Spent in the stage's own work; 0 if it did not run."""
+
+
+class Monitor:
+    """Makes artifacts for as long as the server takes them."""
+
+    def __init__(self, logger: AnyLogger) -> None:
+        self._logger = logger
+        self._answers = True
+
+    def training(self) -> Training:
+        """The progress artifacts of one stage's trainings."""
+        return Training(self)
+
+    def frontier(self) -> None:
+        """A table of every rung and control, as in `frontier.csv`."""
+        rows = [
+            {column: _number(value) for column, value in row.items()}
+            for row in csv.DictReader(paths.FRONTIER.read_text().splitlines())
+        ]
+        self.make(
+            create_table_artifact,
+            table=rows,
+            key="frontier",
+            description="Quality against cost: every rung and control",
+        )
+
+    def pictures(self) -> None:
+        """The report's pictures, carried whole, so that they show without a file server."""
+        for picture in sorted(paths.PICTURES.glob("*.png")):
+            data = base64.b64encode(picture.read_bytes()).decode()
+            self.make(
+                create_image_artifact,
+                image_url=f"data:image/png;base64,{data}",
+                key=_key(picture.stem, "picture"),
+                description=f"{picture.stem.capitalize()} ({picture})",
+            )
+
+    def summary(self, results: Sequence[StageResult]) -> None:
+        """What came out of the run, in a page of Markdown."""
+        self.make(
+            create_markdown_artifact,
+            markdown=summary_text(results),
+            key="summary",
+            description=verdict() or "What the run did",
+        )
+
+    def make(self, create: Callable[..., Any], **content: Any) -> Any:
+        """What `create` returns, or None if the server does not take it."""
+        if not self._answers:
+            return None
+        try:
+            return create(**content)
+        except Exception as error:  # whatever goes wrong here, the stages' work is worth more
+            self._answers = False
+            self._logger.warning(
+                "Prefect's server took no artifact (%s); going on without. Nothing is lost: DVC "
+                "holds every finished stage.",
+                str(error) or type(error).__name__,
+            )
+            return None
+
+
+@dataclass
+class _Bar:
+    artifact: UUID | None
+    description: str
+    next_update: float
+
+
+class Training:
+    """Shows how far the trainings inside one stage are."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._bars: dict[str, _Bar] = {}
+
+    def show(self, progress: dict[str, Any]) -> None:
+        """Show the progress record of one epoch."""
+        name = progress["name"]
+        share = 100 * progress["epoch"] / progress["epochs"]
+        description = (
+            f"{name}: epoch {progress['epoch']} of {progress['epochs']}, "
+            f"loss {progress['loss']:.4g}, validation loss {progress['validation_loss']:.4g}"
+        )
+        left = f", {_duration(progress['eta_seconds'])} left"
+        now = time.monotonic()
+        if name not in self._bars:
+            artifact = self._monitor.make(
+                create_progress_artifact,
+                progress=share,
+                key=_key("training", name),
+                description=description + left,
+            )
+            self._bars[name] = _Bar(artifact, description, now + SECONDS_BETWEEN_UPDATES)
+            return
+        bar = self._bars[name]
+        bar.description = description
+        if now >= bar.next_update:
+            bar.next_update = now + SECONDS_BETWEEN_UPDATES
+            self._update(bar, share, description + left)
+
+    def end(self) -> None:
+        """Show every training as done: one that stops early never reports its last epoch."""
+        for bar in self._bars.values():
+            self._update(bar, 100.0, bar.description + ", done")
+
+    def _update(self, bar: _Bar, share: float, description: str) -> None:
+        if bar.artifact is not None:
+            self._monitor.make(
+                update_progress_artifact,
+                artifact_id=bar.artifact,
+                progress=share,
+                description=description,
+            )
+
+
+def told_state(module: str, words: Sequence[str]) -> str | None:
+    """The state that a stage's own files tell of, where it is worth a name: of a judged round."""
+    try:
+        if module == "tasks.judge":
+            state = paths.read_json(paths.DECISIONS / words[0] / paths.VERDICT)["state"]
+        elif module == "tasks.shrink":
+            state = paths.read_json(paths.rung_folder(words[0]) / paths.METRICS)["state"]
+        else:
+            return None
+    except (OSError, KeyError, IndexError, ValueError):
+        return None
+    return {"rejected": "Rejected", "passed_through": "Passed through"}.get(state)
+
+
+def verdict() -> str | None:
+    """The run's result in one sentence; None if no champion was chosen yet."""
+    record = _read(paths.CHAMPION / paths.CHAMPION_RECORD)
+    if record is None:
+        return None
+    candidates = {candidate["rung"]: candidate for candidate in record["candidates"]}
+    first = record["candidates"][0]
+    unit = record["minimise"].replace("_", " ")
+    if record["rung"] == first["rung"]:
+        return f"The champion is {first['rung']} itself: the guard let no smaller rung through."
+    value, whole = record["value"], first["value"]
+    return (
+        f"The champion is {record['rung']}: {value:,} {unit}, {value / whole:.0%} of "
+        f"{first['rung']}'s {whole:,}; the guard let "
+        f"{sum(candidate['accepted'] for candidate in candidates.values()) - 1} of "
+        f"{len(candidates) - 1} rounds through."
+    )
+
+
+def summary_text(results: Sequence[StageResult]) -> str:
+    """A page of Markdown: the verdict, what was cut, what the guard said, how each stage ended."""
+    parts = [f"# {verdict() or 'No champion yet'}"]
+    if paths.PAGE.exists():
+        page = paths.PAGE.resolve()
+        parts.append(f"The report: [{paths.PAGE}]({page.as_uri()}) (`{page}`)")
+    decisions = sorted(paths.DECISIONS.glob(f"*/{paths.VERDICT}"))
+    verdicts = [v for v in map(_read, decisions) if v and v["state"] != "baseline"]
+    if verdicts:
+        parts += ["## What was cut", _table(("rung", "cut", "left alone"), map(_cut_row, verdicts))]
+        columns = ("rung", "state", "MSE rise", "at most", "tolerance")
+        parts += ["## What the guard said", _table(columns, map(_verdict_row, verdicts))]
+    rows = (
+        (result.stage, result.state, f"{result.seconds:.1f}", f"{result.body_seconds:.1f}")
+        for result in results
+    )
+    parts += ["## Stages", _table(("stage", "state", "seconds", "of which its own work"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cut_row(verdict: dict[str, Any]) -> tuple[str, str, str]:
+    cut = _read(paths.rung_folder(verdict["rung"]) / paths.CUT) or {"groups": [], "skipped": []}
+    groups = (
+        f"{group['layer']} {group['units_before']} → {group['units_after']}"
+        for group in cut["groups"]
+    )
+    skipped = (f"{skip['layer']}: {skip['reason']}" for skip in cut["skipped"])
+    return verdict["rung"], "; ".join(groups) or "nothing", "; ".join(skipped) or "-"
+
+
+def _verdict_row(verdict: dict[str, Any]) -> tuple[str, ...]:
+    shares = (verdict.get(key) for key in ("mse_rise", "upper_bound", "tolerance"))
+    return (
+        verdict["rung"],
+        verdict["state"].replace("_", " "),
+        *("-" if share is None else f"{share:+.1%}" for share in shares),
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _read(path: Path) -> Any:
+    return paths.read_json(path) if path.exists() else None
+
+
+def _number(text: str) -> Any:
+    """A cell of a table: rounded as people read it where it is a number."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(f"{float(text):.5g}")
+    except ValueError:
+        return text
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d} min" if minutes else f"{seconds} s"
+
+
+def _key(*words: str) -> str:
+    """A key that Prefect takes: lower case, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")

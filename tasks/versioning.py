@@ -1,0 +1,385 @@
+"""What DVC knows and does: the stages, what changed, restoring, recording.
+
+The only module that imports DVC. A stage that this module brings up to date ends up as after
+`dvc repro`: the same `dvc.lock`, the same cache, the same run-cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from secateur.errors import InputError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 60.0
+
+
+class WorkspaceBusyError(Exception):
+    """Somebody else is at work in the workspace, and went on longer than we wait."""
+
+
+class VersioningError(Exception):
+    """DVC could not do what was asked of it; the message is DVC's own."""
+
+
+class Outcome(Enum):
+    """How a stage came to be up to date."""
+
+    UNCHANGED = "unchanged"
+    RESTORED = "restored"
+    RAN = "ran"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box of `dvc.yaml`, as it stood when the plan was made."""
+
+    name: str
+    description: str
+    command: str | None
+    """None where there is nothing to run: a data file under DVC, or a frozen stage."""
+    folder: Path
+    """Where the command runs."""
+    upstream: frozenset[str]
+    outs: frozenset[str]
+    """Relative to the workspace."""
+    exclusive: bool
+    """Asks in its `meta` to run while nothing else does."""
+    changes: tuple[str, ...]
+    """What differs from `dvc.lock`; empty when the stage is up to date."""
+
+
+class Workspace:
+    """The DVC workspace in the current directory, held by one run at a time.
+
+    DVC's `Repo` is not made for threads: whoever calls waits for the call before it. The stages are
+    read once, so a run does what `dvc.yaml` and `params.yaml` said when it started.
+    """
+
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
+        self._turn = threading.RLock()
+        self._opened = contextlib.ExitStack()
+        self._stages: dict[str, PipelineStage] = {}
+
+    def __enter__(self) -> Workspace:
+        """Open the workspace.
+
+        Raises:
+            InputError: the current directory is no DVC workspace.
+            WorkspaceBusyError: another run holds it.
+        """
+        # A run has its own words for what DVC would report, and no use for a bar per hashed file.
+        logging.getLogger("dvc").setLevel(logging.WARNING)
+        logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)
+        with contextlib.ExitStack() as opening:
+            self._repo = opening.enter_context(_open_repo())
+            opening.enter_context(self._sole_run())
+            self._patiently(self._tidy)
+            self._opened = opening.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def plan(self, target: str | None = None) -> tuple[Stage, ...]:
+        """The stages to look at, prerequisites first, with what changed in each.
+
+        Args:
+            target: a stage, or the name that a `foreach` gives to several: they and all that they
+                depend on. None is everything.
+
+        Raises:
+            InputError: there is no such stage, or `dvc.yaml` cannot be used.
+        """
+        from dvc.exceptions import DvcException
+
+        try:
+            return self._patiently(lambda: self._plan(target))
+        except DvcException as error:
+            raise InputError(f"dvc.yaml cannot be used: {_whole_message(error)}") from None
+
+    def _plan(self, target: str | None) -> tuple[Stage, ...]:
+        from dvc.repo.reproduce import get_active_graph, plan_repro
+
+        with self._locked():
+            graph = get_active_graph(self._repo.index.graph)
+            steps = plan_repro(graph, _targets(list(graph), target))
+            self._stages = {stage.addressing: stage for stage in steps}
+            return tuple(
+                _describe(stage, {up.addressing for up in graph.successors(stage)})
+                for stage in steps
+            )
+
+    def bring_up_to_date(
+        self, name: str, body: Callable[[], object], force: bool = False
+    ) -> Outcome:
+        """Restore or run a stage of the plan if it changed, and record it.
+
+        Args:
+            name: of the stage.
+            body: makes the stage's outs; called without any lock held but DVC's own claim on this
+                stage's files, which keeps a `dvc repro` beside us from touching them.
+            force: call the body even if nothing changed.
+
+        Raises:
+            InputError: something that the stage needs is not there.
+            VersioningError: an out that the body should have made is missing, or DVC failed.
+            WorkspaceBusyError: another DVC command works on the stage's files.
+        """
+        from dvc.dependency.base import DependencyDoesNotExistError
+        from dvc.exceptions import DvcException
+        from dvc.stage.decorators import rwlocked
+
+        stage = self._stages[name]
+
+        @rwlocked(read=["deps"], write=["outs"])
+        def claim_and_reproduce(stage: PipelineStage) -> Outcome:
+            return self._reproduce(stage, body, force)
+
+        def take_turn() -> Outcome:
+            with self._locked():
+                return claim_and_reproduce(stage)
+
+        try:
+            return self._patiently(take_turn)
+        except DependencyDoesNotExistError as error:
+            raise InputError(f"{name} cannot run: {error}") from None
+        except DvcException as error:
+            raise VersioningError(f"{name}: {_whole_message(error)}") from None
+
+    def _reproduce(self, stage: PipelineStage, body: Callable[[], object], force: bool) -> Outcome:
+        """What `Stage.reproduce` does, with `body` in place of a shell."""
+        if not force and not stage.changed():
+            return Outcome.UNCHANGED
+        if not _can_run(stage):
+            stage.run(force=force)
+            _dump(stage)
+            return Outcome.RAN
+        # Outs may be links into the cache: a body that wrote into one would spoil the cache.
+        stage.remove_outs()
+        outcome = Outcome.RESTORED
+        if force or not self._restore(stage):
+            stage.save_deps()  # stops here, before any work, if one is missing
+            with self._unlocked():
+                body()
+            outcome = Outcome.RAN
+        cached = all(out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
+        stage.save(run_cache=cached)
+        stage.commit()
+        _dump(stage)
+        return outcome
+
+    def _restore(self, stage: PipelineStage) -> bool:
+        """Whether DVC had made these outs from these deps before, and put them back."""
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        try:
+            self._repo.stage_cache.restore(stage)
+        except RunCacheNotFoundError:
+            return False
+        return True
+
+    def _tidy(self) -> None:
+        with self._locked():
+            _remove_torn_file(Path(self._repo.tmp_dir) / "rwlock")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold DVC's lock, or raise its LockError: see `_patiently`."""
+        with self._turn, self._repo.lock:
+            yield
+
+    @contextlib.contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        """Within `_locked`: let others in for a while."""
+        self._repo.lock.unlock()
+        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
+            self._patiently(self._repo.lock.lock)
+
+    def _patiently(self, take: Callable[[], T]) -> T:
+        """What `take` returns, tried until no other DVC command is in the way.
+
+        `take` must hold nothing when it fails: the other command may need it to come to its end.
+        """
+        from dvc.lock import LockError
+
+        deadline = time.monotonic() + self._patience_seconds
+        announced = False
+        while True:
+            try:
+                return take()
+            except LockError as error:
+                if time.monotonic() > deadline:
+                    raise WorkspaceBusyError(
+                        f"another DVC command has been at work in this workspace for "
+                        f"{self._patience_seconds:.0f} s; run again when it has ended. "
+                        f"DVC says: {error}"
+                    ) from None
+            if not announced:
+                logger.warning("Another DVC command is at work in this workspace; waiting for it")
+                announced = True
+            time.sleep(0.2)
+
+    @contextlib.contextmanager
+    def _sole_run(self) -> Iterator[None]:
+        """Hold the workspace; the system lets go of it however this process ends."""
+        with (Path(self._repo.tmp_dir) / "secateur.lock").open("a+") as file:
+            deadline = time.monotonic() + self._patience_seconds
+            announced = False
+            while not _take(file):
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                if time.monotonic() > deadline:
+                    raise WorkspaceBusyError(
+                        f"another run (process {holder}) has held this workspace for "
+                        f"{self._patience_seconds:.0f} s; run again when it has ended"
+                    )
+                if not announced:
+                    logger.warning("Another run (process %s) is at work here; waiting", holder)
+                    announced = True
+                time.sleep(0.2)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _take(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open_repo() -> Repo:
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        return Repo()
+    except NotDvcRepoError:
+        raise InputError(
+            f"{Path.cwd()} is not a DVC workspace; run from a workspace's top folder, the one "
+            "that holds dvc.yaml and .dvc (`git init` and `dvc init` make a new one)"
+        ) from None
+    except DvcException as error:
+        raise InputError(f"DVC cannot open {Path.cwd()}: {_whole_message(error)}") from None
+
+
+def _remove_torn_file(path: Path) -> None:
+    """Remove DVC's list of claims if a kill tore it: every DVC command would refuse to start."""
+    try:
+        json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink()
+
+
+def _targets(stages: list[PipelineStage], target: str | None) -> list[PipelineStage]:
+    if target is None:
+        # Data files under DVC come in as what a stage depends on, as `dvc repro` does it.
+        return [stage for stage in stages if stage.path_in_repo == "dvc.yaml"]
+    chosen = [stage for stage in stages if target in (stage.addressing, _group(stage))]
+    if not chosen:
+        known = ", ".join(stage.addressing for stage in stages)
+        raise InputError(f"Unknown stage {target!r}. Known: {known}")
+    return chosen
+
+
+def _group(stage: PipelineStage) -> str:
+    return str(stage.addressing).partition("@")[0]
+
+
+def _can_run(stage: PipelineStage) -> bool:
+    return bool(stage.cmd) and not stage.frozen
+
+
+def _describe(stage: PipelineStage, upstream: set[str]) -> Stage:
+    command = stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd or ())
+    return Stage(
+        name=stage.addressing,
+        description=stage.desc or "",
+        command=command if _can_run(stage) else None,
+        folder=Path(stage.wdir),
+        upstream=frozenset(upstream),
+        outs=frozenset(os.path.relpath(str(out.fs_path)) for out in stage.outs),
+        exclusive=bool((stage.meta or {}).get("exclusive", False)),
+        changes=tuple(_changes(stage)),
+    )
+
+
+def _changes(stage: PipelineStage) -> Iterator[str]:
+    """What `dvc status` says of a stage, a phrase each."""
+    if not any(out.hash_info for out in stage.outs) and _can_run(stage):
+        yield "it never ran"
+        return
+    for entry in stage.status().get(stage.addressing, []):
+        if isinstance(entry, str):
+            yield {"changed checksum": "its definition in dvc.yaml"}.get(entry, entry)
+            continue
+        for things in entry.values():
+            yield from _phrases(things)
+
+
+def _phrases(things: dict[str, Any]) -> Iterator[str]:
+    for path, change in things.items():
+        if isinstance(change, dict):
+            yield from (f"{key} in {path} ({how})" for key, how in change.items())
+        else:
+            yield f"{path} ({change})"
+
+
+def _dump(stage: PipelineStage) -> None:
+    """Write a stage's entry into its lock file, which is seen whole or not at all.
+
+    DVC itself writes in place: a kill in that moment would lose every stage's record.
+    """
+    from dvc.dvcfile import Lockfile
+    from dvc.stage import PipelineStage
+
+    if not isinstance(stage, PipelineStage):
+        stage.dump(update_pipeline=False)
+        return
+    lock_file = Path(stage.path).with_suffix(".lock")
+    draft = Path(stage.repo.tmp_dir) / lock_file.name
+    draft.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copyfile(lock_file, draft)
+    Lockfile(stage.repo, str(draft)).dump(stage)
+    draft.replace(lock_file)
+
+
+def _whole_message(error: BaseException) -> str:
+    """DVC's message with its causes: the first alone often only says that something failed."""
+    messages = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        if str(error) not in messages:
+            messages.append(str(error))
+    return ": ".join(message for message in messages if message)
