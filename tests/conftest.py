@@ -31,7 +31,7 @@ def validation(digits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def trained(train: np.ndarray, validation: np.ndarray):
-    """A dense 64-32-16-8-16-32-64 autoencoder, trained well enough to tell a good cut from a bad."""
+    """A dense 64-32-16-8-16-32-64 autoencoder, trained enough to tell a good cut from a bad."""
     import keras
 
     from secateur.autoencoders import dense

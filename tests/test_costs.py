@@ -60,5 +60,5 @@ def test_zeros_shrink_the_gzipped_bytes_only():
 def test_a_layer_nobody_can_count_is_named():
     row = keras.Input((5, 3))
     model = keras.Model(row, keras.layers.LSTM(4, name="memory")(row))
-    with pytest.raises(NotImplementedError, match="'memory' .LSTM."):
+    with pytest.raises(NotImplementedError, match=r"'memory' \(LSTM\)"):
         costs(model)

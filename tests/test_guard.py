@@ -40,7 +40,7 @@ def test_a_mean_within_the_tolerance_is_not_enough(errors):
 
 
 def test_the_bound_covers_the_truth_as_often_as_stated():
-    """The true rise lies under the 90% bound in 90% of repeated draws, give or take 3 deviations."""
+    """The true rise is under the 90% bound in 90% of repeated draws, give or take 3 deviations."""
     truth, draws = 0.05, 400
     covered = 0
     for seed in range(draws):

@@ -85,11 +85,9 @@ def test_every_row_is_seen_when_blocks_are_streamed(train, monkeypatch):
     monkeypatch.setattr(recovery, "DEVICE_BYTES", 1)
     monkeypatch.setattr(recovery, "BLOCK_BYTES", 100 * train.nbytes // len(train))
     blocks = recovery._Blocks(train, batch=25)
+    order = np.random.default_rng(0)
     seen = np.concatenate(
-        [
-            np.asarray(rows)[steps.ravel()]
-            for rows, steps in blocks.shuffled(np.random.default_rng(0))
-        ]
+        [np.asarray(rows)[steps.ravel()] for rows, steps in blocks.shuffled(order)]
     )
     assert seen.shape == train.shape
     assert np.array_equal(np.sort(seen, axis=0), np.sort(train, axis=0))
@@ -109,9 +107,8 @@ def test_a_teacher_pulls_the_student_to_its_outputs(untrained, trained, train, v
     alone, _ = recover(untrained, train, validation, **options)
     taught, _ = recover(untrained, train, validation, trained, distillation=1.0, **options)
     wanted = np.asarray(trained(validation))
-    assert (
-        np.square(taught(validation) - wanted).mean() < np.square(alone(validation) - wanted).mean()
-    )
+    distances = [np.square(model(validation) - wanted).mean() for model in (taught, alone)]
+    assert distances[0] < distances[1]
 
 
 def test_batch_norm_statistics_are_trained(train, validation):

@@ -60,7 +60,7 @@ def test_another_ending_is_refused(trained, tmp_path):
 
 
 def test_a_missing_model_is_named(tmp_path):
-    with pytest.raises(InputError, match="there is no model at .*none.keras"):
+    with pytest.raises(InputError, match=r"there is no model at .*none\.keras"):
         load(tmp_path / "none.keras")
 
 

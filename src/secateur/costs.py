@@ -123,7 +123,7 @@ def _peak_activation_bytes(model: keras.Model) -> int:
     An element-wise operation that is part of a layer (its activation) works in place; any other
     call holds its inputs and outputs at once.
     """
-    calls = list(_calls(model))
+    calls = _calls(model)
     last_use = {
         id(tensor): step for step, node in enumerate(calls) for tensor in node.input_tensors
     }
