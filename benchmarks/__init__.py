@@ -1,0 +1,7 @@
+"""Side by side with peers; not part of the library, not run by CI."""
+
+import logging
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
