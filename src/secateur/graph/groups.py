@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,17 +43,9 @@ class Slice:
     positions: np.ndarray
     """(units, k) ints: the positions along the axis that belong to each unit."""
     places: tuple[Place, ...] = ()
-    """For what reads the units: the calls that do, whose first input is what is read. See
-    `inputs_at`."""
-
-    @property
-    def unit_parameters(self) -> int:
-        """Elements of the variable that belong to one unit."""
-        return math.prod(self.variable.shape) // self.variable.shape[self.axis] * self._width
-
-    @property
-    def _width(self) -> int:
-        return int(self.positions.shape[1])
+    """For what reads the units: the calls that do; `inputs_at` tells what they read."""
+    uses: int = 0
+    """How often a sample multiplies each element of the variable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +68,32 @@ class Group:
     """Why none of the units may be cut; None if they may."""
     is_code: bool
     """Whether the units are the model's bottleneck."""
-    unit_parameters: int
-    """Parameters that leave with one unit while all else stays."""
-    unit_macs: int
-    """Multiply-accumulates a sample that leave with one unit while all else stays."""
 
     @property
     def slices(self) -> tuple[Slice, ...]:
         """Every place where the units are."""
         return (*self.producers, *self.carriers, *self.consumers)
+
+    @property
+    def unit_parameters(self) -> int:
+        """Parameters that leave with one unit while all else stays."""
+        return sum(elements for elements, _ in self._taken_by_one())
+
+    @property
+    def unit_macs(self) -> int:
+        """Multiply-accumulates a sample that leave with one unit while all else stays."""
+        return sum(elements * uses for elements, uses in self._taken_by_one())
+
+    def _taken_by_one(self) -> Iterator[tuple[int, int]]:
+        """Elements taken from each variable, which may hold the units along two axes."""
+        by_variable: dict[int, list[Slice]] = defaultdict(list)
+        for one in self.slices:
+            by_variable[id(one.variable)].append(one)
+        for slices in by_variable.values():
+            left = list(slices[0].variable.shape)
+            for one in slices:
+                left[one.axis] -= one.positions.shape[1]
+            yield math.prod(slices[0].variable.shape) - math.prod(left), slices[0].uses
 
 
 @dataclass
@@ -172,7 +181,7 @@ def _group(
 ) -> Group:
     slices = {
         role: tuple(
-            _slice(axis, np.stack([unit[index][1] for unit in units]))
+            _slice(axis, np.stack([unit[index][1] for unit in units]), found)
             for index, (axis, _) in enumerate(units[0])
             if axis.role == role
         )
@@ -186,31 +195,13 @@ def _group(
         consumers=slices["reads"],
         frozen=reason or (CODE if is_code and not cut_code else None),
         is_code=is_code,
-        unit_parameters=sum(_taken(units[0]).values()),
-        unit_macs=sum(
-            elements * found.macs[variable][1]
-            for variable, elements in _taken(units[0]).items()
-            if variable in found.macs
-        ),
     )
 
 
-def _slice(axis: Axis, positions: np.ndarray) -> Slice:
-    return Slice(axis.layer, axis.path, axis.variable, axis.axis, positions, tuple(axis.places))
-
-
-def _taken(unit: PositionsOnAxes) -> dict[int, int]:
-    """Elements that one unit takes from each variable, which it may hold along two axes."""
-    lengths: dict[int, dict[int, int]] = defaultdict(dict)
-    shapes: dict[int, tuple[int, ...]] = {}
-    for axis, positions in unit:
-        shapes[id(axis.variable)] = tuple(axis.variable.shape)
-        lengths[id(axis.variable)][axis.axis] = len(positions)
-    return {
-        variable: math.prod(shape)
-        - math.prod(size - lengths[variable].get(axis, 0) for axis, size in enumerate(shape))
-        for variable, shape in shapes.items()
-    }
+def _slice(axis: Axis, positions: np.ndarray, found: Trace) -> Slice:
+    _, uses = found.macs.get(id(axis.variable), (None, 0))
+    places = tuple(axis.places)
+    return Slice(axis.layer, axis.path, axis.variable, axis.axis, positions, places, uses)
 
 
 def _rectangular(found: Trace) -> Classes:

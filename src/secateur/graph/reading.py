@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,11 +11,15 @@ import tensorflow as tf
 
 from secateur.graph.walk import Place, graph_of, graph_of_model, run
 
+Found = dict[Place, list[Any]]
+
 
 def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], list[tf.Tensor]]:
-    """A compiled function from a batch of rows to the first inputs of the calls at these places.
+    """A compiled function from a batch of rows to what the calls at these places read.
 
-    A model rebuilt by `keep_units` has its calls at the places of the original's groups.
+    What a call reads is its first input. A model rebuilt by `keep_units` has its calls at the
+    places of the original's groups. A layer inside a layer (a projection of an attention, the layer
+    of a TimeDistributed) that is called several times gives its inputs one below the other.
 
     Args:
         model: a built functional or Sequential model.
@@ -24,25 +29,50 @@ def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], li
 
     @tf.function(reduce_retracing=True)
     def read(rows: Any) -> list[tf.Tensor]:
-        found: dict[Place, tf.Tensor] = {}
+        found: Found = {place: [] for place in places}
         _run(graph, keras.tree.flatten(rows), (), found)
-        return [found[place] for place in places]
+        return [tf.concat(found[place], 0) for place in places]
 
     return read
 
 
-def _run(graph: Any, inputs: Sequence[Any], path: Place, found: dict[Place, Any]) -> list[Any]:
+def _run(graph: Any, inputs: Sequence[Any], path: Place, found: Found) -> list[Any]:
     def call(node: Any, step: tuple[str, int], args: Any, kwargs: Any) -> list[Any]:
         place = (*path, step)
         tensors = [one for one in keras.tree.flatten((args, kwargs)) if tf.is_tensor(one)]
-        found[place] = tensors[0]
+        if place in found:
+            found[place].append(tensors[0])
         inner = graph_of(node.operation)
         if inner is not None:
             return _run(inner, tensors, place, found)
-        return keras.tree.flatten(node.operation(*args, **kwargs))
+        with _listening(node.operation, place, found):
+            return keras.tree.flatten(node.operation(*args, **kwargs))
 
     values = [
         keras.ops.convert_to_tensor(value, dtype=tensor.dtype)
         for value, tensor in zip(inputs, graph._inputs, strict=True)
     ]
     return run(graph, values, call)
+
+
+@contextlib.contextmanager
+def _listening(layer: Any, place: Place, found: Found) -> Iterator[None]:
+    """Note what is read by the layers inside a layer that are asked for."""
+    wanted = [one for one in found if one[: len(place)] == place and len(one) == len(place) + 1]
+    parts = [(one, part) for one in wanted for part in layer._layers if part.name == one[-1][0]]
+    for one, part in parts:
+        # Past Keras' own __setattr__: the layer stays as it was, and built.
+        object.__setattr__(part, "call", _noting(part.call, found[one]))
+    try:
+        yield
+    finally:
+        for _, part in parts:
+            object.__delattr__(part, "call")
+
+
+def _noting(call: Callable[..., Any], notes: list[Any]) -> Callable[..., Any]:
+    def noting(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        notes.append(inputs)
+        return call(inputs, *args, **kwargs)
+
+    return noting

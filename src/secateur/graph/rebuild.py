@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from secateur.graph.groups import Analysis, KeptUnits, analyse, kept_atoms
-from secateur.graph.resize import Left, resized, take
+from secateur.graph.resize import Left, resized, rewritten, take
 from secateur.graph.walk import graph_of
 
 
@@ -66,6 +66,9 @@ class _Rebuild:
         return type(layer).from_config({**layer.get_config(), "batch_shape": shape}).output
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if graph_of(operation) is None:
+            visit = self._trace.first_visits[id(operation)]
+            args = rewritten(operation, visit, self._left, args)
         return self._copy(operation)(*args, **kwargs)
 
     def _copy(self, operation: Any) -> Any:

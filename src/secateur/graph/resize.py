@@ -10,7 +10,9 @@ import numpy as np
 from keras import layers
 
 from secateur.graph.labels import Ids
-from secateur.graph.trace import Trace, Visit
+from secateur.graph.rules import kind
+from secateur.graph.rules.moving import slices_of
+from secateur.graph.trace import Trace, Visit, variable_of
 
 Config = dict[str, Any]
 
@@ -21,6 +23,7 @@ class Left:
     def __init__(self, trace: Trace, stays: np.ndarray) -> None:
         self._trace = trace
         self._stays = stays
+        self.is_whole = bool(stays.all())
 
     def mask(self, ids: Ids) -> np.ndarray:
         """Which elements stay, bools of the ids' shape."""
@@ -28,14 +31,16 @@ class Left:
 
     def shape(self, ids: Ids, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape that is left of a tensor; what was not known stays so."""
-        mask = self.mask(ids)
-        axes = range(mask.ndim)
-        sizes = [
-            int(mask.any(tuple(other for other in axes if other != axis)).sum()) for axis in axes
-        ]
         return tuple(
-            size if size is None or axis == 0 else sizes[axis] for axis, size in enumerate(shape)
+            size if size is None or axis == 0 else int(self.along(ids, axis).sum())
+            for axis, size in enumerate(shape)
         )
+
+    def along(self, ids: Ids, axis: int) -> np.ndarray:
+        """Which positions of a tensor's axis stay, bools: (size of the axis,)."""
+        mask = self.mask(ids)
+        others = tuple(other for other in range(mask.ndim) if other != axis % mask.ndim)
+        return np.asarray(mask.any(others))
 
     def positions(self, variable: Any) -> dict[int, np.ndarray]:
         """Axis -> positions that stay, for the axes of a variable that hold units."""
@@ -47,7 +52,7 @@ class Left:
 
     def size(self, layer: keras.Layer, name: str, axis: int) -> int:
         """The size that is left of a variable's axis."""
-        variable = next(one for one in layer.weights if one.name == name)
+        variable = variable_of(layer, name)
         axis %= len(variable.shape)
         positions = self.positions(variable)
         return len(positions[axis]) if axis in positions else int(variable.shape[axis])
@@ -63,18 +68,23 @@ def take(values: Any, positions: dict[int, np.ndarray]) -> np.ndarray:
 
 def resized(operation: Any, visit: Visit, left: Left) -> Config:
     """An operation's configuration for what is left around it."""
-    config = dict(operation.get_config())
-    rule = RESIZE.get(type(operation))
-    return {**config, **rule(operation, visit, left)} if rule else config
+    rule = None if left.is_whole else RESIZE.get(kind(operation))
+    return {**operation.get_config(), **(rule(operation, visit, left) if rule else {})}
+
+
+def rewritten(operation: Any, visit: Visit, left: Left, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An operation's arguments for what is left of its inputs."""
+    rule = None if left.is_whole else REWRITE.get(kind(operation))
+    return rule(operation, visit, left, args) if rule else args
 
 
 def _dense(layer: Any, _: Visit, left: Left) -> Config:
-    return {"units": left.size(layer, "kernel", 1)}
+    return {"units": left.size(layer, "kernel", -1)}
 
 
 def _conv(layer: Any, _: Visit, left: Left) -> Config:
     filters = left.size(layer, "kernel", -1)
-    return {"filters": filters, "groups": max(1, layer.groups * filters // layer.filters)}
+    return {"filters": filters, "groups": layer.groups * filters // layer.filters or 1}
 
 
 def _conv_transpose(layer: Any, _: Visit, left: Left) -> Config:
@@ -85,17 +95,137 @@ def _separable_conv(layer: Any, _: Visit, left: Left) -> Config:
     return {"filters": left.size(layer, "pointwise_kernel", -1)}
 
 
+def _embedding(layer: Any, _: Visit, left: Left) -> Config:
+    return {"output_dim": left.size(layer, "embeddings", 1)}
+
+
+def _einsum_dense(layer: Any, visit: Visit, left: Left) -> Config:
+    partial = layer.partial_output_shape
+    whole = visit.outputs[0]
+    sizes = left.shape(whole, whole.shape)
+    # What the configuration names are the last axes, or, with an ellipsis at the end, the first.
+    first = 1 if layer.equation.endswith("...") else whole.ndim - len(partial)
+    return {
+        "output_shape": tuple(
+            None if size is None else sizes[first + place] for place, size in enumerate(partial)
+        )
+    }
+
+
+def _multi_head_attention(layer: Any, visit: Visit, left: Left) -> Config:
+    made = left.size(layer, "attention_output/kernel", -1)
+    query = left.size(layer, "query/kernel", 0)
+    keeps_default = layer._output_shape is None and made == query
+    return {
+        "num_heads": left.size(layer, "query/kernel", 1),
+        "output_shape": None if keeps_default else (made,),
+    }
+
+
+def _grouped_query_attention(layer: Any, _: Visit, left: Left) -> Config:
+    return {
+        "num_query_heads": left.size(layer, "query/kernel", 1),
+        "num_key_value_heads": left.size(layer, "key/kernel", 1),
+    }
+
+
+def _recurrent(layer: Any, _: Visit, left: Left) -> Config:
+    return {"units": left.size(layer, "recurrent_kernel", 0)}
+
+
+def _group_normalization(layer: Any, visit: Visit, left: Left) -> Config:
+    whole = visit.inputs[0]
+    channels = left.shape(whole, whole.shape)[layer.axis]
+    return {"groups": layer.groups * channels // whole.shape[layer.axis] or 1}
+
+
 def _reshape(layer: Any, visit: Visit, left: Left) -> Config:
-    whole = layer.compute_output_shape((None, *visit.inputs[0].shape[1:]))
-    return {"target_shape": left.shape(visit.outputs[0], whole)[1:]}
+    return {"target_shape": _new_shape(layer.target_shape, visit, left, first=1)}
 
 
-RESIZE: dict[type, Callable[[Any, Visit, Left], Config]] = {
+def _reshape_operation(operation: Any, visit: Visit, left: Left) -> Config:
+    return {"newshape": _new_shape(operation.newshape, visit, left, first=0)}
+
+
+def _new_shape(shape: Any, visit: Visit, left: Left, first: int) -> tuple[int | None, ...]:
+    """A shape as it was written, with the sizes that are left; -1 and the batch stay."""
+    whole = visit.outputs[0]
+    sizes = left.shape(whole, whole.shape)
+    return tuple(
+        size if size == -1 or axis == 0 else sizes[axis]
+        for axis, size in enumerate(shape, start=first)
+    )
+
+
+def _split(operation: Any, visit: Visit, left: Left) -> Config:
+    axis = operation.axis
+    sizes = [left.shape(ids, ids.shape)[axis] for ids in visit.outputs]
+    sections = operation.indices_or_sections
+    if isinstance(sections, int) and len(set(sizes)) == 1:
+        return {}
+    return {"indices_or_sections": tuple(int(end) for end in np.cumsum(sizes)[:-1])}
+
+
+def _slice(operation: Any, visit: Visit, left: Left) -> Config:
+    whole = visit.outputs[0]
+    sizes = left.shape(whole, whole.shape)
+    return {
+        "shape": [
+            size if size == -1 or axis == 0 else sizes[axis]
+            for axis, size in enumerate(operation.shape)
+        ]
+    }
+
+
+def _get_item_key(_: Any, visit: Visit, left: Left, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Ranges of an axis, moved to where their units are now."""
+    ids = visit.inputs[0]
+    key = slices_of(args[1], ids.ndim)
+    axes = np.cumsum([0, *(part is not None for part in key[:-1])])
+    moved = (
+        _moved_range(part, left.along(ids, axis)) for part, axis in zip(key, axes, strict=True)
+    )
+    return args[0], tuple(moved)
+
+
+def _moved_range(part: Any, stays: np.ndarray) -> Any:
+    if not isinstance(part, slice) or part == slice(None):
+        return part
+    start, stop, _ = part.indices(len(stays))
+    return slice(int(stays[:start].sum()), int(stays[:stop].sum()))
+
+
+def _slice_starts(
+    operation: Any, visit: Visit, left: Left, args: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    ids = visit.inputs[0]
+    starts = [
+        int(left.along(ids, axis)[:start].sum()) if axis else start
+        for axis, start in enumerate(args[1])
+    ]
+    return args[0], starts
+
+
+RESIZE: dict[type | str, Callable[[Any, Visit, Left], Config]] = {
     layers.Dense: _dense,
+    layers.EinsumDense: _einsum_dense,
+    layers.Embedding: _embedding,
+    layers.GroupNormalization: _group_normalization,
+    layers.GroupQueryAttention: _grouped_query_attention,
+    layers.MultiHeadAttention: _multi_head_attention,
+    layers.Reshape: _reshape,
+    "Reshape": _reshape_operation,
+    "Slice": _slice,
+    "Split": _split,
+    **dict.fromkeys([layers.SimpleRNN, layers.GRU, layers.LSTM], _recurrent),
     **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], _conv),
     **dict.fromkeys(
         [layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], _conv_transpose
     ),
     **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], _separable_conv),
-    layers.Reshape: _reshape,
+}
+
+REWRITE: dict[type | str, Callable[[Any, Visit, Left, tuple[Any, ...]], tuple[Any, ...]]] = {
+    "GetItem": _get_item_key,
+    "Slice": _slice_starts,
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,7 +55,6 @@ class Trace:
     first_visits: dict[int, Visit] = field(default_factory=dict)  # by id of the operation
     tensors: dict[int, Ids] = field(default_factory=dict)  # by id of the KerasTensor
     macs: dict[int, tuple[Any, int]] = field(default_factory=dict)  # variable, uses of each element
-    unknown: dict[str, str] = field(default_factory=dict)  # path -> type, of what froze its tensors
 
 
 class Call:
@@ -107,41 +105,78 @@ class Call:
         """The first output's ids if they differ along one axis only."""
         return spread(vector, axis % len(self.output_shape), self.output_shape)
 
-    def makes(self, name: str, axis: int) -> Ids:
-        """The units that an axis of a variable makes, one a position."""
-        variable = self._variable(name)
+    def along(self, ids: Ids, axis: int) -> Ids:
+        """The ids along an axis if they differ along it, and else ids of what cannot leave."""
+        varying = varying_axes(ids)
+        if axis % ids.ndim in varying or (not varying and ids.shape[axis] == 1):
+            return self.channels(ids, axis)
+        fixed = self.fixed(f"{self.path} has other units along another axis")
+        return np.broadcast_to(fixed, ids.shape[axis])
+
+    def settled(self, ids: Ids) -> Ids:
+        """The ids, united until they differ along one axis at most."""
+        if len(varying_axes(ids)) < 2:
+            return ids
+        return spread(self.channels(ids, -1), ids.ndim - 1, ids.shape)
+
+    def atoms(self, number: int) -> Ids:
+        """New units."""
+        return self.trace.atoms.make(number)
+
+    def units_of(self, name: str, axis: int) -> Ids | None:
+        """The ids that an earlier call gave to an axis of a variable."""
+        variable = variable_of(self.operation, name)
         known = self.trace.axes.get((id(variable), axis % len(variable.shape)))
-        ids = self.trace.atoms.make(variable.shape[axis]) if known is None else known.ids
-        self._bind(name, axis, ids, "makes")
+        return None if known is None else known.ids
+
+    def has(self, name: str) -> bool:
+        """Whether the layer has a variable of that name."""
+        return next(_variables_of(self.operation, name), None) is not None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A variable's shape."""
+        return tuple(variable_of(self.operation, name).shape)
+
+    def makes(self, name: str, axis: int, ids: Ids | None = None) -> Ids:
+        """Say that an axis of a variable makes units: new ones, one a position, or the given."""
+        if ids is None:
+            ids = self.units_of(name, axis)
+        if ids is None:
+            ids = self.atoms(self.shape(name)[axis])
+        self._bind(name, axis, ids, "makes", None)
         return ids
 
     def carries(self, name: str, axis: int, ids: Ids) -> None:
         """Say that an axis of a variable, if the layer has it, holds a position for each id."""
-        if any(one.name == name for one in self.operation.weights):
-            self._bind(name, axis, ids, "carries")
+        if self.has(name):
+            self._bind(name, axis, ids, "carries", None)
 
-    def reads(self, name: str, axis: int, ids: Ids) -> None:
-        """Say that an axis of a variable weighs these ids and mixes them."""
-        self._bind(name, axis, ids, "reads")
+    def reads(self, name: str, axis: int, ids: Ids, part: str | None = None) -> None:
+        """Say that an axis of a variable weighs these ids and mixes them.
+
+        Args:
+            name: the variable's name, or the last parts of its path.
+            axis: the variable's axis.
+            ids: (size of the axis,).
+            part: the layer inside this one that does so, if it is not the layer itself.
+        """
+        self._bind(name, axis, ids, "reads", part)
 
     def multiplies(self, name: str, times: int) -> None:
         """Say that each element of a variable is multiplied so many times a sample in this call."""
-        variable = self._variable(name)
+        variable = variable_of(self.operation, name)
         _, before = self.trace.macs.get(id(variable), (variable, 0))
         self.trace.macs[id(variable)] = (variable, before + times)
 
-    def _bind(self, name: str, axis: int, ids: Ids, role: Role) -> None:
-        variable = self._variable(name)
+    def _bind(self, name: str, axis: int, ids: Ids, role: Role, part: str | None) -> None:
+        variable = variable_of(self.operation, name)
         key = (id(variable), axis % len(variable.shape))
         known = self.trace.axes.setdefault(
             key, Axis(self.operation, self.path, variable, key[1], ids, role)
         )
         if role == "reads":
-            known.places.append(self.place)
+            known.places.append((*self.place, (part, 0)) if part else self.place)
         self.trace.atoms.unite(known.ids, ids)
-
-    def _variable(self, name: str) -> Any:
-        return next(one for one in self.operation.weights if one.name == name)
 
     def unite(self, first: Ids, second: Ids) -> None:
         """Let elements at equal positions leave together or not at all."""
@@ -154,6 +189,23 @@ class Call:
     def fixed(self, reason: str) -> Ids:
         """Ids of all outputs' elements that cannot leave."""
         return self.trace.atoms.fixed(reason)
+
+
+def variable_of(layer: keras.Layer, name: str) -> Any:
+    """A layer's variable by its name, or by the last parts of its path.
+
+    Raises:
+        LookupError: the layer has none of that name.
+    """
+    found = next(_variables_of(layer, name), None)
+    if found is None:
+        raise LookupError(f"{layer.name} has no variable {name!r}")
+    return found
+
+
+def _variables_of(layer: keras.Layer, name: str) -> Iterator[Any]:
+    parts = name.split("/")
+    return (one for one in layer.weights if one.path.split("/")[-len(parts) :] == parts)
 
 
 Rule = Callable[[Call], Ids | Sequence[Ids]]
@@ -237,8 +289,3 @@ def _remember(call: Call, outputs: Sequence[Ids]) -> None:
 def _has_sizes(operation: Any) -> bool:
     """Whether an operation's configuration or arguments name the sizes of its tensors."""
     return not isinstance(operation, keras.Layer) or isinstance(operation, keras.layers.Reshape)
-
-
-def uses(shape: tuple[int, ...]) -> int:
-    """Positions of a tensor apart from its last axis."""
-    return math.prod(shape[:-1])
