@@ -24,8 +24,8 @@ def read_npy(path: Path, md5: str, label: str | None) -> Source:
     """
     if label is not None:
         raise InputError(
-            f"data.label is {label!r}, but an .npy file holds no labels; allowed: null, or an "
-            ".npz file with the arrays X and " + label
+            f"{path} cannot hold labels, but data.label is {label!r}; allowed: null, or an .npz "
+            f"file with the arrays 'X' and {label!r}"
         )
     with reading(path):
         rows = np.lib.format.open_memmap(path, mode="r")

@@ -12,6 +12,7 @@ from secateur.errors import InputError
 from secateur.sources.source import Source, as_float64, block_bounds
 
 SHOWN = 5  # positions or values that a message spells out
+MESSAGE = 300  # characters; some readers quote half the broken file
 NUMBERS = "biuf"  # NumPy's kinds: bool, int, unsigned, float
 
 
@@ -139,13 +140,14 @@ def _first_text(array: np.ndarray) -> str:
         try:
             float(value)
         except ValueError:
-            return f", first {shortened(value)} at {place}"
+            return f", first {shortened(str(value))} at {place}"
     return ""
 
 
 def one_line(error: object) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message without line breaks, cut where it gets long."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= MESSAGE else f"{message[: MESSAGE - 1]}…"
 
 
 def shortened(value: object, most: int = 60) -> str:

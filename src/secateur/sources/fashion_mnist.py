@@ -83,8 +83,9 @@ def read_idx_images(path: Path) -> np.ndarray:
 def _find(first: Path) -> Path | None:
     """The first folder that holds both files with pictures."""
     for folder in _places(first):
-        if (folder / TRAIN_FILE).is_file() and (folder / TEST_FILE).is_file():
-            return folder
+        with reading(folder):
+            if (folder / TRAIN_FILE).is_file() and (folder / TEST_FILE).is_file():
+                return folder
     return None
 
 

@@ -29,19 +29,27 @@ def read_file(settings: DataSettings) -> Source:
             is not rows of numbers.
     """
     path = settings.path
-    if path.is_dir():
-        files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in READERS)
-        raise InputError(
-            f"data.path is the folder {path}; allowed: one file of the kind {', '.join(READERS)}, "
-            f"here: {listed(files) or 'none'}"
-        )
-    if path.suffix.lower() not in READERS:
-        raise InputError(
-            f"{path} has the unknown ending {path.suffix!r}; allowed: {', '.join(READERS)}"
-        )
     with reading(path):
+        if path.is_dir():
+            raise InputError(_is_folder(path))
+        if path.suffix.lower() not in READERS:
+            raise InputError(
+                f"{path} has the unknown ending {path.suffix!r}; allowed: {', '.join(READERS)}"
+            )
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty")
         with path.open("rb") as file:
-            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            md5 = hashlib.file_digest(file, _md5).hexdigest()
     return READERS[path.suffix.lower()](path, md5, settings.label)
+
+
+def _is_folder(path: Path) -> str:
+    files = sorted(file.name for file in path.iterdir() if file.suffix.lower() in READERS)
+    return (
+        f"data.path is the folder {path}; allowed: one file of the kind {', '.join(READERS)}, "
+        f"here: {listed(files) or 'none'}"
+    )
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)

@@ -77,14 +77,15 @@ def fit_scaling(source: Source, train: Selection, kind: ScalingKind) -> tuple[Sc
             np.broadcast_to(scale, source.features).copy(),
             np.broadcast_to(offset, source.features).copy(),
         )
-        usable = np.isfinite(scaling.scale) & np.isfinite(scaling.offset) & (scaling.scale > 0)
+        span = highest - lowest
+        usable = np.isfinite([span, scaling.scale, scaling.offset]).all(axis=0)
     if not usable.all():
         feature = int(np.argmin(usable))
         raise InputError(
             f"{source.origin}: {source.column(feature)} spans {lowest[feature]:g} to "
             f"{highest[feature]:g}, too wide to scale"
         )
-    varies = (highest - lowest) * scaling.scale >= CONSTANT
+    varies = span * scaling.scale >= CONSTANT
     # What float32 cannot tell apart is constant to the network.
     varies &= scaling.apply(lowest) != scaling.apply(highest)
     if not varies.any():
