@@ -72,7 +72,7 @@ def example(
         rungs.append(
             rung_row(
                 name, "round", None, state, widths_to_costs(features, *widths), mse, base,
-                None if state == "passed_through" else steps, labels, int8=name != "round_2",
+                steps, labels, int8=name != "round_2",
             )
         )  # fmt: skip
         parents = [(64, 32), *kept]
@@ -250,6 +250,7 @@ def test_equal_inputs_give_equal_bytes(case):
     assert frontier_picture(*frontier) == frontier_picture(*frontier)
 
 
+@pytest.mark.parametrize("case", ["full", "two features", "no latency"])
 def test_pictures_are_png(case):
     arguments = example(**CASES[case])
     settings = arguments["context"]["settings"]
@@ -293,6 +294,19 @@ def test_states_are_words_not_colours_alone():
     page = page_of("full")
     for word in ("accepted", "rejected", "passed through", "baseline"):
         assert re.search(rf'aria-hidden="true">.</span> {word}</span>', page)
+
+
+def test_steps_of_a_rung_that_was_passed_through_are_not_told_twice():
+    after_cut = significant(9 * 0.0141)  # of round_3, and repeated in the row of round_4
+    assert page_of("full").count(f"<td>{after_cut}</td>") == 1
+
+
+def test_a_linear_method_that_does_better_is_pointed_out():
+    arguments = example(rounds=1)
+    arguments["rungs"][-1]["test_mse"] = 0.0111
+    advice = "the champion's error is 7.2% higher. A longer training"
+    assert advice in html.unescape(build_page(**arguments))
+    assert "A longer training" not in page_of("one round")
 
 
 def test_auc_is_a_column_only_with_labels():

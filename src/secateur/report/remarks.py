@@ -125,6 +125,7 @@ def _about_controls(rungs: Rows) -> list[str]:
         told.append(
             f"PCA with the same code size reaches {significant(row['test_mse'])}: the champion's "
             f"error is {_better(change)}."
+            + (" A longer training or another baseline should come first." if change > 0 else "")
         )
     if not controls_of(rungs, SCRATCH):
         told.append("No shape was trained from scratch to compare with: the control is turned off.")
