@@ -16,7 +16,7 @@ from secateur.sources.splitting import Splits, split
 from secateur.sources.writing import write_rows
 from tasks.command import main
 
-LOG = logging.getLogger(__name__ if __name__ != "__main__" else "tasks.prepare")
+LOG = logging.getLogger("tasks.prepare")
 
 
 def run() -> None:
