@@ -296,8 +296,9 @@ def _name_points(figure: Any, axes: Any, points: Sequence[_Point]) -> None:
         text = ", ".join(names) if len(names) < 3 else f"{names[0]} … {names[-1]}"
         for offset, sides in _PLACES:
             label = axes.annotate(
-                text, (x, y), offset, textcoords="offset points", fontsize=9, zorder=6, **sides
-            )
+                text, (x, y), offset, textcoords="offset points", fontsize=9, zorder=3,
+                bbox=_VEIL, **sides,
+            )  # fmt: skip
             label.set_in_layout(False)  # or the axes would move away under the places found
             box = label.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 + 6
@@ -307,6 +308,8 @@ def _name_points(figure: Any, axes: Any, points: Sequence[_Point]) -> None:
             label.remove()
 
 
+# Behind a name, so that the lines it crosses do not strike it through.
+_VEIL = {"facecolor": COLOURS["surface"], "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
 _PLACES: tuple[tuple[tuple[int, int], dict[str, str]], ...] = (
     ((0, 10), {"ha": "center", "va": "bottom"}),
     ((0, -10), {"ha": "center", "va": "top"}),
