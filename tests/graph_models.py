@@ -182,6 +182,16 @@ def recurrent() -> Model:
     return Model(x, layers.Dense(3)(layers.LSTM(5, return_sequences=True)(h)))
 
 
+def wrapped() -> Model:
+    x = keras.Input((6, 3))
+    h = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x)
+    h = layers.Bidirectional(layers.GRU(5, return_sequences=True), merge_mode="sum")(h)
+    h = layers.TimeDistributed(layers.Dense(7, "relu"))(h)
+    h = layers.LSTM(3)(h)
+    h = layers.LSTM(6, return_sequences=True)(layers.RepeatVector(6)(h))
+    return Model(x, layers.TimeDistributed(layers.Dense(3))(h))
+
+
 def permuted() -> Model:
     x = keras.Input((4, 6))
     h = layers.Dense(8, "relu")(x)
@@ -204,6 +214,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     for function in (
         mlp, skips, convolutional, depthwise, squeeze_and_excite, sequences, volumes,
         channels_first, nested, nested_cut_through, shared, operations, einsum, attention,
-        recurrent, permuted, mixed_precision,
+        recurrent, wrapped, permuted, mixed_precision,
     )
 }  # fmt: skip

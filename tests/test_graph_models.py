@@ -117,8 +117,9 @@ def test_groups_survive_a_cut(model: keras.Model) -> None:
     assert small == expected
 
 
-def test_what_consumers_read_is_as_wide_as_they_are(model: keras.Model, rows: Any) -> None:
-    for group in dependency_groups(model):
-        for one in group.consumers:
-            for read in inputs_at(model, one.places)(rows):
-                assert np.prod(read.shape[1:]) % one.variable.shape[one.axis] == 0
+def test_what_consumers_read_fits_them(model: keras.Model, rows: Any) -> None:
+    groups = dependency_groups(model)
+    reads = [(one, place) for group in groups for one in group.consumers for place in one.places]
+    found = inputs_at(model, [place for _, place in reads])(rows)
+    for (one, _), read in zip(reads, found, strict=True):
+        assert np.prod(read.shape[1:]) % one.variable.shape[one.axis] == 0

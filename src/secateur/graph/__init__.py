@@ -1,5 +1,6 @@
 """Dependency groups of any built functional or Sequential model, and cutting them."""
 
+from secateur.graph.describe import describe
 from secateur.graph.footprint import Footprint
 from secateur.graph.groups import Group, KeptUnits, Slice, dependency_groups
 from secateur.graph.reading import inputs_at
@@ -11,6 +12,7 @@ __all__ = [
     "KeptUnits",
     "Slice",
     "dependency_groups",
+    "describe",
     "inputs_at",
     "keep_units",
 ]

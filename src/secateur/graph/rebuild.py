@@ -67,8 +67,7 @@ class _Rebuild:
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         if graph_of(operation) is None:
-            visit = self._trace.first_visits[id(operation)]
-            args = rewritten(operation, visit, self._left, args)
+            args = rewritten(operation, self._left, args)
         return self._copy(operation)(*args, **kwargs)
 
     def _copy(self, operation: Any) -> Any:
@@ -79,8 +78,13 @@ class _Rebuild:
         return self._copies[id(operation)][1]
 
     def _operation(self, operation: Any) -> Any:
-        config = resized(operation, self._trace.first_visits[id(operation)], self._left)
-        return type(operation).from_config(config)
+        config = resized(operation, self._left)
+        if not isinstance(operation, keras.layers.Lambda):
+            return type(operation).from_config(config)
+        # Its function is in memory already, so there is nothing unsafe to load.
+        copy = type(operation).from_config(config, safe_mode=False)
+        copy.function = operation.function
+        return copy
 
     def _copy_variables(self, original: keras.Layer, copy: keras.Layer) -> None:
         for before, after in zip(original.variables, copy.variables, strict=True):

@@ -36,6 +36,10 @@ class Left:
             for axis, size in enumerate(shape)
         )
 
+    def visit_of(self, operation: Any) -> Visit:
+        """The first call of an operation."""
+        return self._trace.first_visits[id(operation)]
+
     def along(self, ids: Ids, axis: int) -> np.ndarray:
         """Which positions of a tensor's axis stay, bools: (size of the axis,)."""
         mask = self.mask(ids)
@@ -66,16 +70,17 @@ def take(values: Any, positions: dict[int, np.ndarray]) -> np.ndarray:
     return array
 
 
-def resized(operation: Any, visit: Visit, left: Left) -> Config:
+def resized(operation: Any, left: Left) -> Config:
     """An operation's configuration for what is left around it."""
     rule = None if left.is_whole else RESIZE.get(kind(operation))
-    return {**operation.get_config(), **(rule(operation, visit, left) if rule else {})}
+    changes = rule(operation, left.visit_of(operation), left) if rule else {}
+    return {**operation.get_config(), **changes}
 
 
-def rewritten(operation: Any, visit: Visit, left: Left, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def rewritten(operation: Any, left: Left, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operation's arguments for what is left of its inputs."""
     rule = None if left.is_whole else REWRITE.get(kind(operation))
-    return rule(operation, visit, left, args) if rule else args
+    return rule(operation, left.visit_of(operation), left, args) if rule else args
 
 
 def _dense(layer: Any, _: Visit, left: Left) -> Config:
@@ -131,6 +136,24 @@ def _grouped_query_attention(layer: Any, _: Visit, left: Left) -> Config:
 
 def _recurrent(layer: Any, _: Visit, left: Left) -> Config:
     return {"units": left.size(layer, "recurrent_kernel", 0)}
+
+
+def _time_distributed(layer: Any, _: Visit, left: Left) -> Config:
+    return {"layer": _inner(layer.layer, layer.get_config()["layer"], left)}
+
+
+def _bidirectional(layer: Any, _: Visit, left: Left) -> Config:
+    config = layer.get_config()
+    return {
+        "layer": _inner(layer.forward_layer, config["layer"], left),
+        "backward_layer": _inner(layer.backward_layer, config["backward_layer"], left),
+    }
+
+
+def _inner(layer: Any, config: Config, left: Left) -> Config:
+    """A layer's configuration inside its wrapper's; what it was built for no longer holds."""
+    rest = {key: value for key, value in config.items() if key != "build_config"}
+    return {**rest, "config": resized(layer, left)}
 
 
 def _group_normalization(layer: Any, visit: Visit, left: Left) -> Config:
@@ -214,6 +237,8 @@ RESIZE: dict[type | str, Callable[[Any, Visit, Left], Config]] = {
     layers.GroupQueryAttention: _grouped_query_attention,
     layers.MultiHeadAttention: _multi_head_attention,
     layers.Reshape: _reshape,
+    layers.Bidirectional: _bidirectional,
+    layers.TimeDistributed: _time_distributed,
     "Reshape": _reshape_operation,
     "Slice": _slice,
     "Split": _split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from secateur.graph.labels import Atoms, Ids, compact, sizes, spread, varying_ax
 from secateur.graph.walk import Place, graph_of, graph_of_model, run
 
 Role = Literal["makes", "carries", "reads"]
+Rule = Callable[["Call"], Ids | Sequence[Ids]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Visit:
 class Trace:
     """All that is known about a model's units before they are grouped."""
 
+    rule_of: Callable[[Any], Rule]
     atoms: Atoms = field(default_factory=Atoms)
     axes: dict[tuple[int, int], Axis] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
@@ -66,6 +69,8 @@ class Call:
         self.trace = trace
         self.operation = node.operation
         self.place = place
+        self.path = "/".join(name for name, _ in place)
+        self.repeats = 1  # how often the operation runs in this call
         self.args = args
         self.kwargs = kwargs
         self.inputs = [
@@ -73,11 +78,6 @@ class Call:
         ]
         self.input_shapes = [tensor.shape for tensor in node.input_tensors]
         self.output_shapes = [sizes(tensor.shape) for tensor in node.outputs]
-
-    @property
-    def path(self) -> str:
-        """The operation's name with the nested models it is in."""
-        return "/".join(name for name, _ in self.place)
 
     @property
     def input(self) -> Ids:
@@ -166,7 +166,7 @@ class Call:
         """Say that each element of a variable is multiplied so many times a sample in this call."""
         variable = variable_of(self.operation, name)
         _, before = self.trace.macs.get(id(variable), (variable, 0))
-        self.trace.macs[id(variable)] = (variable, before + times)
+        self.trace.macs[id(variable)] = (variable, before + times * self.repeats)
 
     def _bind(self, name: str, axis: int, ids: Ids, role: Role, part: str | None) -> None:
         variable = variable_of(self.operation, name)
@@ -177,6 +177,20 @@ class Call:
         if role == "reads":
             known.places.append((*self.place, (part, 0)) if part else self.place)
         self.trace.atoms.unite(known.ids, ids)
+
+    def within(
+        self, layer: keras.Layer, ids: Ids, shapes: list[tuple[int, ...]], repeats: int = 1
+    ) -> list[Ids]:
+        """What a layer inside this one gives for these ids, in these shapes."""
+        inner = copy.copy(self)
+        inner.operation = layer
+        inner.path = f"{self.path}/{layer.name}"
+        inner.repeats = self.repeats * repeats
+        inner.args, inner.kwargs, inner.inputs = (Labels(ids),), {}, [ids]
+        inner.input_shapes, inner.output_shapes = [ids.shape], shapes
+        outputs = _apply(inner, self.trace.rule_of(layer))
+        _remember(inner, outputs)
+        return outputs
 
     def unite(self, first: Ids, second: Ids) -> None:
         """Let elements at equal positions leave together or not at all."""
@@ -208,9 +222,6 @@ def _variables_of(layer: keras.Layer, name: str) -> Iterator[Any]:
     return (one for one in layer.weights if one.path.split("/")[-len(parts) :] == parts)
 
 
-Rule = Callable[[Call], Ids | Sequence[Ids]]
-
-
 def trace(model: keras.Model, rule_of: Callable[[Any], Rule]) -> Trace:
     """A model's units followed from where they are made to where they are read.
 
@@ -222,25 +233,23 @@ def trace(model: keras.Model, rule_of: Callable[[Any], Rule]) -> Trace:
         InputError: the model has no graph that could be read.
     """
     graph = graph_of_model(model)
-    found = Trace()
+    found = Trace(rule_of)
     tied = found.atoms.fixed("it is tied to the model's input")
     inputs = [np.broadcast_to(tied, sizes(tensor.shape)) for tensor in graph._inputs]
-    outputs = _trace_graph(found, graph, inputs, (), rule_of)
+    outputs = _trace_graph(found, graph, inputs, ())
     for ids in outputs:
         found.atoms.freeze(ids, "it makes the model's output")
     return found
 
 
-def _trace_graph(
-    found: Trace, graph: Any, inputs: Sequence[Ids], path: Place, rule_of: Callable[[Any], Rule]
-) -> list[Ids]:
+def _trace_graph(found: Trace, graph: Any, inputs: Sequence[Ids], path: Place) -> list[Ids]:
     def call(node: Any, step: tuple[str, int], args: Any, kwargs: Any) -> list[Labels]:
         call = Call(found, node, (*path, step), args, kwargs)
         inner = graph_of(node.operation)
         if inner is None:
-            outputs = _apply(call, rule_of(node.operation))
+            outputs = _apply(call, found.rule_of(node.operation))
         else:
-            outputs = _trace_graph(found, inner, call.inputs, call.place, rule_of)
+            outputs = _trace_graph(found, inner, call.inputs, call.place)
             outputs = [
                 _fit(found, ids, shape)
                 for ids, shape in zip(outputs, call.output_shapes, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from secateur.graph.labels import Ids
-from secateur.graph.rules import attention, carrying, joining, mixing, moving, recurrent
+from secateur.graph.rules import attention, carrying, joining, mixing, moving, recurrent, wrapping
 from secateur.graph.trace import Call, Rule
 
 ELEMENTWISE_ACTIVATIONS = {
@@ -73,4 +73,5 @@ RULES: dict[type | str, Rule] = {
     **carrying.RULES,
     **joining.RULES,
     **moving.RULES,
+    **wrapping.RULES,
 }

@@ -1,0 +1,125 @@
+"""What cannot be cut is frozen and named."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from rich.console import Console
+
+from secateur.graph import dependency_groups, describe, keep_units
+
+
+class Doubled(layers.Layer):
+    """A layer that nobody wrote a rule for."""
+
+    def call(self, inputs: object) -> object:
+        return ops.multiply(inputs, 2.0)
+
+
+def between(*steps: object) -> keras.Model:
+    """Dense(8), then the steps, then Dense(6) twice; the code is none of the first."""
+    inputs = keras.Input((12,))
+    hidden = layers.Dense(8, name="first")(inputs)
+    for step in steps:
+        hidden = step(hidden)
+    hidden = layers.Dense(2, name="code")(hidden)
+    hidden = layers.Dense(6, name="last")(hidden)
+    return keras.Model(inputs, layers.Dense(12, name="output")(hidden))
+
+
+def frozen(model: keras.Model) -> dict[str, str | None]:
+    return {group.name: group.frozen for group in dependency_groups(model)}
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Doubled(name="doubled"), "doubled (Doubled) is not understood"),
+        (layers.Softmax(name="softmax"), "softmax needs all units"),
+        (
+            layers.Activation("softmax", name="chosen"),
+            "the activation of chosen is not known to be element-wise",
+        ),
+        (lambda x: x * np.arange(1.0, 9.0, dtype="float32"), "multiply joins it with a constant"),
+        (lambda x: x[:, ::2], "get_item picks single units"),
+        (lambda x: x[:, 3:4] + x[:, 1:2] * x, None),
+        (lambda x: ops.sort(x), "sort (Sort) is not understood"),
+        (lambda x: ops.pad(x, [[0, 0], [1, 0]]), "pad pads units with constants"),
+    ],
+)
+def test_what_is_not_understood_freezes_what_it_touches(step: object, reason: str | None) -> None:
+    keras.backend.clear_session()
+    reasons = frozen(between(step))
+    if reason is not None:
+        assert reasons["first"] == reason
+    assert reasons["last"] is None
+
+
+def test_frozen_models_are_still_rebuilt() -> None:
+    model = between(Doubled(), layers.Softmax())
+    rows = np.ones((2, 12), "float32")
+    small = keep_units(model, {"last": [1, 4]})
+    assert small.get_layer("last").units == 2
+    assert np.array_equal(keep_units(model, {})(rows), model(rows))
+
+
+def test_what_joins_the_input_is_frozen() -> None:
+    inputs = keras.Input((8,))
+    hidden = layers.Add(name="add")([layers.Dense(8, name="first")(inputs), inputs])
+    model = keras.Model(inputs, layers.Dense(8)(layers.Dense(3)(hidden)))
+    assert frozen(model)["first"] == "it is tied to the model's input"
+
+
+def test_a_lambda_is_frozen_and_copied() -> None:
+    model = between(layers.Lambda(lambda x: x + 1, name="plus_one"))
+    assert frozen(model)["first"] == "plus_one (Lambda) is not understood"
+    assert keep_units(model, {"last": [0]}).count_params() < model.count_params()
+
+
+def test_the_code_of_a_u_net_is_its_bottom() -> None:
+    inputs = keras.Input((8, 8, 1))
+    first = layers.Conv2D(4, 3, padding="same", name="first")(inputs)
+    down = layers.Conv2D(4, 3, strides=4, padding="same", name="bottom")(first)
+    up = layers.UpSampling2D(4)(layers.Conv2D(8, 1, name="up")(down))
+    joined = layers.Concatenate()([up, first])
+    model = keras.Model(inputs, layers.Conv2D(1, 1, name="output")(joined))
+    assert [group.name for group in dependency_groups(model) if group.is_code] == ["bottom"]
+
+
+def test_an_autoencoder_wrapped_in_a_model_has_a_code() -> None:
+    inner = keras.Sequential(
+        [keras.Input((9,)), layers.Dense(6, name="in"), layers.Dense(2, name="code"),
+         layers.Dense(9, name="out")], name="inner",
+    )  # fmt: skip
+    inputs = keras.Input((9,))
+    model = keras.Model(inputs, inner(inputs))
+    assert frozen(model) == {
+        "inner/in": None,
+        "inner/code": "it is the code",
+        "inner/out": "it makes the model's output",
+    }
+
+
+def test_sizes_that_are_not_known_stay_so() -> None:
+    inputs = keras.Input((None, None, 3))
+    hidden = layers.Conv2D(6, 3, padding="same", name="first")(inputs)
+    hidden = layers.Conv2D(2, 3, strides=2, padding="same", name="code")(hidden)
+    hidden = layers.Conv2DTranspose(6, 3, strides=2, padding="same", name="up")(hidden)
+    model = keras.Model(inputs, layers.Conv2D(3, 1)(hidden))
+    small = keep_units(model, {"first": [0, 5], "up": [3]})
+    assert small.input_shape == (None, None, None, 3)
+    assert small(np.ones((1, 4, 6, 3), "float32")).shape == (1, 4, 6, 3)
+
+
+def test_the_table_tells_what_can_be_cut() -> None:
+    model = between()
+    console = Console(width=120)
+    table = describe(model)
+    with console.capture() as captured:
+        console.print(table)
+    text = captured.get()
+    assert table.row_count == 4
+    assert "no: it is the code" in text
+    assert "224 parameters, 196 MACs" in text
