@@ -6,13 +6,13 @@ import logging
 from typing import Any
 
 import keras
-from secateur.sources.prepared import load_rows
 
 from secateur import paths
 from secateur.autoencoders import AUTOENCODERS
 from secateur.methods.base import RoundReport
 from secateur.recovery import recover
 from secateur.settings import BASELINE, load_settings
+from secateur.sources.prepared import load_rows
 from tasks.command import main
 from tasks.rung import write_rung
 

@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 import keras
-from secateur.sources.prepared import load_rows
 
 from secateur import paths
 from secateur.recovery import recover
 from secateur.saving import from_architecture, save
 from secateur.settings import Settings, load_settings
+from secateur.sources.prepared import load_rows
 from tasks.command import main
 from tasks.rung import write_history
 

@@ -6,7 +6,6 @@ import logging
 import shutil
 
 import numpy as np
-from secateur.sources.prepared import load_rows
 
 from secateur import paths
 from secateur.methods.base import RoundReport
@@ -15,6 +14,7 @@ from secateur.recovery import recover
 from secateur.saving import load
 from secateur.settings import RoundSettings, load_settings
 from secateur.shrinking import shrink
+from secateur.sources.prepared import load_rows
 from tasks.command import main
 from tasks.rung import write_cut, write_rung
 
@@ -57,7 +57,7 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
         write_rung(folder, model, history.table, report, metrics, validation)
     logger.info(
         "%s: validation MSE %.5g, cut %.5g, compensated %.5g, recovered %.5g",
-        rung, *scores.values(), history.validation_loss,
+        rung, *scores.values(),
     )  # fmt: skip
 
 

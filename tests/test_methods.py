@@ -12,8 +12,8 @@ from secateur import shrink
 from secateur.autoencoders import dense
 from secateur.costs import costs
 from secateur.errors import InputError
-from secateur.metrics import mean_squared_error
 from secateur.methods import METHODS, make_method
+from secateur.metrics import mean_squared_error
 
 # Options with which each method cuts the fixture, and those with which it cuts nothing.
 CUTS = {"units": {"keep": 0.5}}
