@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
+import os
 import queue
 import signal
 import sys
@@ -18,12 +20,12 @@ import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.exceptions import PrefectHTTPStatusError, TerminationSignal
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.server import use_server
+from flows.server import ServerWatch, use_server
 from secateur import paths
 from secateur.errors import InputError
 from tasks import overrides as overriding
@@ -45,7 +47,7 @@ def run_name() -> str:
     return ", ".join(parts).replace("_", " ")
 
 
-@flow(flow_run_name=run_name, task_runner=ThreadPoolTaskRunner[Any](), validate_parameters=True)
+@flow(flow_run_name=run_name, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def compress(
     overrides: list[str] | dict[str, Any] | None = None,
     target: str | None = None,
@@ -65,15 +67,18 @@ def compress(
         workers: Stages that may run side by side
     """
     logger = get_run_logger()
+    logging.getLogger("prefect.task_runs").addFilter(_tells_something)
     try:
         if dry_run:
             text = "\n".join(rehearse(overrides, target, force))
             logger.info("%s", text)
             return Completed(name="Rehearsed", message=text)
-        with Workspace() as workspace:
+        with ServerWatch(logger) as server, Workspace() as workspace:
             overriding.write(overriding.overridden(overrides or ()))
             plan = checked_plan(workspace, target)
-            return work_through(plan, workspace, force, workers)
+            monitor = Monitor(logger, lambda: server.gone)
+            schedule = work_through(plan, workspace, monitor, force, workers)
+            return conclude(plan, schedule, monitor)
     except InputError as error:
         return Failed(name=REFUSED, message=str(error))
     except (VersioningError, WorkspaceBusyError) as error:
@@ -81,10 +86,9 @@ def compress(
 
 
 def work_through(
-    plan: Sequence[Stage], workspace: Workspace, force: bool, workers: int
-) -> State[Any]:
-    """Bring every stage of the plan up to date, then show what came out."""
-    monitor = Monitor(get_run_logger())
+    plan: Sequence[Stage], workspace: Workspace, monitor: Monitor, force: bool, workers: int
+) -> Schedule:
+    """Bring every stage of the plan up to date that does not depend on one that fails."""
     schedule = Schedule(plan, workers)
     arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -103,11 +107,11 @@ def work_through(
                     return_state=False,
                 )
                 futures[stage.name] = future
-                future.add_done_callback(lambda _, name=stage.name: arrived.put(name))
+                future.add_done_callback(functools.partial(_put, arrived, stage.name))
             name = arrived.get()
             futures[name].wait()
             schedule.arrive(name, futures[name].state)
-    return conclude(plan, schedule, monitor)
+    return schedule
 
 
 def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> State[Any]:
@@ -120,7 +124,6 @@ def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> Sta
         monitor.pictures()
     monitor.summary(schedule.results)
     if schedule.failed:
-        logger.error("%s", schedule.problem())
         name = REFUSED if all(s.name == REFUSED for s in schedule.failed.values()) else "Failed"
         return Failed(name=name, message=schedule.problem(), data=schedule.results)
     message = verdict() or "Every stage is up to date"
@@ -260,7 +263,7 @@ class Schedule:
         """What failed, and what did not run for it."""
         lines = [f"{name}: {state.message}" for name, state in self.failed.items()]
         if self._waiting:
-            lines.append(f"Not run, for want of it: {', '.join(s.name for s in self._waiting)}")
+            lines.append(f"Not run because of that: {', '.join(s.name for s in self._waiting)}")
         return "\n".join(lines)
 
 
@@ -297,6 +300,15 @@ def rehearse(overrides: overriding.Overrides | None, target: str | None, force: 
     return lines
 
 
+def _put(arrived: queue.SimpleQueue[str], name: str, _: PrefectFuture[Any]) -> None:
+    arrived.put(name)
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    """False for what Prefect says before a failed state: the same, and a traceback of nothing."""
+    return record.exc_info != (None, None, None)
+
+
 def _since(start: float) -> float:
     return time.monotonic() - start
 
@@ -324,12 +336,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return _say("interrupted; run again to go on from here", INTERRUPTED)
     except TerminationSignal:
         return _say("terminated; run again to go on from here", TERMINATED)
-    except (httpx.TransportError, PrefectHTTPStatusError) as error:
-        return _say(
-            f"Prefect's server does not answer ({error}). Every stage that finished is recorded "
-            "by DVC; run again to go on from here.",
+    except httpx.TransportError:
+        _say(
+            "Prefect's server does not answer. Every stage that finished is recorded by DVC; run "
+            "again to go on from here.",
             FAILURE,
         )
+        sys.stderr.flush()
+        os._exit(FAILURE)  # an ordinary exit waits a minute or two to tell the server everything
     if state.is_completed():
         return 0
     return _say(state.message or "the run failed", MISTAKE if state.name == REFUSED else FAILURE)

@@ -9,19 +9,23 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import httpx
 import prefect
 from prefect.context import refresh_global_settings_context
+from prefect.logging.handlers import APILogHandler
 from prefect.settings import get_current_settings
 
-logger = logging.getLogger("prefect.server")
+from secateur.errors import InputError
 
-UI_PORT = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_UNTIL_GONE = 3.0
 
 
 def use_server() -> None:
@@ -37,46 +41,83 @@ def use_server() -> None:
         return
     for _ in range(3):  # another program may take the port before the server does
         port = _free_port()
-        server = _start(port)
-        if _answers(f"http://127.0.0.1:{port}/api/health", server):
+        server = _start(
+            *("uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+            *("--app-dir", str(Path(prefect.__path__[0]).parent), "--lifespan", "on"),
+            PREFECT_UI_ENABLED="0",
+            PREFECT__SERVER_EPHEMERAL="1",
+            PREFECT__SERVER_FINAL="1",
+        )
+        if _answers(port, server):
             break
     else:
         raise RuntimeError("Prefect's temporary server did not start; see its messages above")
+    # It has no pages to look at, but keeps its runs where the server of `make ui` finds them.
+    os.environ.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{ui_port()}")
+    # A server of our own that has gone will not come back: no use in asking it for a minute.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
+    _talk_to(port, server)
+
+
+def use_lasting_server() -> str:
+    """Start a Prefect server with its UI on this machine, for as long as this process lasts.
+
+    Returns:
+        The address of the UI.
+
+    Raises:
+        InputError: the port is taken.
+        RuntimeError: the server does not start.
+    """
+    port = ui_port()
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise InputError(
+                f"Port {port} of 127.0.0.1 is taken, by another Prefect server? End that one, or "
+                "set PREFECT_SERVER_API_PORT to a free port"
+            )
+    address = f"http://127.0.0.1:{port}"
+    # The UI would else look for its server at the default port.
+    os.environ["PREFECT_SERVER_API_PORT"] = str(port)
+    server = _start(
+        *("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)),
+        PREFECT_API_URL=f"{address}/api",
+    )
+    if not _answers(port, server):
+        raise RuntimeError("Prefect's server did not start; see its messages above")
+    _talk_to(port, server)
+    return address
+
+
+def ui_port() -> int:
+    """Where the UI of a server on this machine is."""
+    return int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+
+
+def _talk_to(port: int, server: subprocess.Popen[bytes]) -> None:
     # Registered before Prefect's own clean-up, so run after it: its last events still arrive.
     atexit.register(_stop, server)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    # It has no pages to look at, but keeps its runs where the server of `make ui` finds them.
-    os.environ.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{UI_PORT}")
-    # A server of our own that has gone will not come back: no use in asking it for a minute.
-    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "2")
     refresh_global_settings_context()
 
 
-def _start(port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "flows.leash", "uvicorn", "--factory"]
-    command += ["prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
+def _start(*command: str, **environment: str) -> subprocess.Popen[bytes]:
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     return subprocess.Popen(
-        [*command, "--app-dir", os.path.dirname(prefect.__path__[0])],  # noqa: PTH120
+        [sys.executable, "-m", "flows.leash", *command],
         stdin=subprocess.PIPE,
-        env={
-            **os.environ,
-            **settings,
-            "PREFECT_UI_ENABLED": "0",
-            "PREFECT__SERVER_EPHEMERAL": "1",
-            "PREFECT__SERVER_FINAL": "1",
-        },
+        env={**os.environ, **settings, **environment},
         process_group=0,  # Ctrl-C is for the run, which still has a last word for the server
     )
 
 
-def _answers(url: str, server: subprocess.Popen[bytes]) -> bool:
+def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + START_SECONDS
     with httpx.Client() as client:
         while server.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(httpx.TransportError):
-                if client.get(url).is_success:
+                if client.get(f"http://127.0.0.1:{port}/api/health").is_success:
                     return True
             time.sleep(POLL_SECONDS)
     _stop(server)
@@ -95,3 +136,54 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class ServerWatch:
+    """Knows whether Prefect's server still answers, and lets a run go on without it.
+
+    Attributes:
+        gone: whether the server stopped answering.
+    """
+
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
+        self.gone = False
+        self._logger = logger
+        self._url = get_current_settings().api.url
+        self._over = threading.Event()
+
+    def __enter__(self) -> ServerWatch:
+        if self._url:
+            threading.Thread(target=self._look, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self.gone:
+            # Prefect cannot note the end of the run, which is all that it has left to say.
+            logging.getLogger("prefect.flow_runs").setLevel(logging.CRITICAL + 1)
+
+    def _look(self) -> None:
+        answered = time.monotonic()
+        with httpx.Client(timeout=SECONDS_UNTIL_GONE) as client:
+            while not self._over.wait(SECONDS_BETWEEN_LOOKS):
+                # Any answer will do: one that wants a password comes from a server that is there.
+                with contextlib.suppress(httpx.HTTPError):
+                    client.get(f"{self._url}/health")
+                    answered = time.monotonic()
+                if time.monotonic() - answered > SECONDS_UNTIL_GONE:
+                    self._go_on_alone()
+                    return
+
+    def _go_on_alone(self) -> None:
+        self.gone = True
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            prefect_logger = logging.getLogger(name)
+            for handler in list(prefect_logger.handlers):
+                if isinstance(handler, APILogHandler):
+                    prefect_logger.removeHandler(handler)
+        for name in ("prefect.events", "prefect._internal.concurrency", "EventsWorker"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        self._logger.warning(
+            "Prefect's server does not answer any more. The stages go on and DVC records them, "
+            "but Prefect will not show it."
+        )

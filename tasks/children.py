@@ -35,6 +35,9 @@ PRELOADED = (
 )
 
 
+_NEEDS_A_SHELL = set("&|;<>$`*?#\n")
+
+
 class Body(NamedTuple):
     """The function that a stage's command runs: `<module>.run(*words)`."""
 
@@ -70,7 +73,7 @@ def parse_command(command: str) -> Body:
         Path(python).name not in ("python", "python3")
         or dash_m != "-m"
         or not module.startswith("tasks.")
-        or "\n" in command
+        or _NEEDS_A_SHELL & set(command)
     ):
         raise InputError(
             f"The flow cannot run the command {command!r}; it runs `python -m tasks.<stage> "
@@ -171,7 +174,9 @@ class Children:
         with self._starting, _nothing_to_import():
             process.start()
 
-    def _listen(self, reader: Connection, said: type, on_line: Callable[..., object]) -> Any:
+    def _listen(
+        self, reader: Connection, said: type[tuple[Any, ...]], on_line: Callable[..., object]
+    ) -> Any:
         """Pass lines on until the child's last word, which is None if it died without one."""
         while True:
             try:
@@ -180,7 +185,7 @@ class Children:
                 return None
             if not isinstance(word, said):
                 return word
-            on_line(word.level, word.message, word.progress)
+            on_line(*word)
 
     def _judge(self, child: Any, last: Any, process: ForkServerProcess) -> float:
         if isinstance(last, child.Done):

@@ -46,8 +46,15 @@ class StageResult(NamedTuple):
 class Monitor:
     """Makes artifacts for as long as the server takes them."""
 
-    def __init__(self, logger: AnyLogger) -> None:
+    def __init__(self, logger: AnyLogger, is_gone: Callable[[], bool] = lambda: False) -> None:
+        """Make a monitor.
+
+        Args:
+            logger: told once if the server takes no artifact.
+            is_gone: whether somebody knows already that the server does not answer.
+        """
         self._logger = logger
+        self._is_gone = is_gone
         self._answers = True
 
     def training(self) -> Training:
@@ -89,17 +96,14 @@ class Monitor:
 
     def make(self, create: Callable[..., Any], **content: Any) -> Any:
         """What `create` returns, or None if the server does not take it."""
-        if not self._answers:
+        if not self._answers or self._is_gone():
             return None
         try:
             return create(**content)
         except Exception as error:  # whatever goes wrong here, the stages' work is worth more
             self._answers = False
-            self._logger.warning(
-                "Prefect's server took no artifact (%s); going on without. Nothing is lost: DVC "
-                "holds every finished stage.",
-                str(error) or type(error).__name__,
-            )
+            if not self._is_gone():
+                self._logger.warning("Prefect took no artifact: %r; going on without", error)
             return None
 
 

@@ -88,9 +88,6 @@ class Workspace:
             InputError: the current directory is no DVC workspace.
             WorkspaceBusyError: another run holds it.
         """
-        # A run has its own words for what DVC would report, and no use for a bar per hashed file.
-        logging.getLogger("dvc").setLevel(logging.WARNING)
-        logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)
         with contextlib.ExitStack() as opening:
             self._repo = opening.enter_context(_open_repo())
             opening.enter_context(self._sole_run())
@@ -109,14 +106,15 @@ class Workspace:
                 depend on. None is everything.
 
         Raises:
-            InputError: there is no such stage, or `dvc.yaml` cannot be used.
+            InputError: there is no such stage, a file that a stage needs and no stage makes is
+                not there, or `dvc.yaml` cannot be used.
         """
         from dvc.exceptions import DvcException
 
         try:
             return self._patiently(lambda: self._plan(target))
         except DvcException as error:
-            raise InputError(f"dvc.yaml cannot be used: {_whole_message(error)}") from None
+            raise InputError(_whole_message(error)) from None
 
     def _plan(self, target: str | None) -> tuple[Stage, ...]:
         from dvc.repo.reproduce import get_active_graph, plan_repro
@@ -124,6 +122,7 @@ class Workspace:
         with self._locked():
             graph = get_active_graph(self._repo.index.graph)
             steps = plan_repro(graph, _targets(list(graph), target))
+            _check_sources(steps, [out for stage in graph for out in stage.outs])
             self._stages = {stage.addressing: stage for stage in steps}
             return tuple(
                 _describe(stage, {up.addressing for up in graph.successors(stage)})
@@ -163,9 +162,9 @@ class Workspace:
         try:
             return self._patiently(take_turn)
         except DependencyDoesNotExistError as error:
-            raise InputError(f"{name} cannot run: {error}") from None
+            raise InputError(str(error)) from None
         except DvcException as error:
-            raise VersioningError(f"{name}: {_whole_message(error)}") from None
+            raise VersioningError(_whole_message(error)) from None
 
     def _reproduce(self, stage: PipelineStage, body: Callable[[], object], force: bool) -> Outcome:
         """What `Stage.reproduce` does, with `body` in place of a shell."""
@@ -280,6 +279,11 @@ def _open_repo() -> Repo:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
+    # A run has its own words for what DVC would report, and no use for a bar per hashed file.
+    # DVC's handler prints what is left; that of Prefect would print it again.
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    logging.getLogger("dvc").propagate = False
+    logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)
     try:
         return Repo()
     except NotDvcRepoError:
@@ -310,6 +314,15 @@ def _targets(stages: list[PipelineStage], target: str | None) -> list[PipelineSt
         known = ", ".join(stage.addressing for stage in stages)
         raise InputError(f"Unknown stage {target!r}. Known: {known}")
     return chosen
+
+
+def _check_sources(stages: list[PipelineStage], outs: list[Any]) -> None:
+    for stage in stages:
+        for dep in stage.deps:
+            made = any(dep.fs.isin_or_eq(dep.fs_path, out.fs_path) for out in outs)
+            gathered = any(dep.fs.isin(out.fs_path, dep.fs_path) for out in outs)
+            if not (made or gathered or dep.exists):
+                raise InputError(f"{stage.addressing} needs {dep}, which is not there")
 
 
 def _group(stage: PipelineStage) -> str:
