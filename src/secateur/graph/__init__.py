@@ -1,10 +1,12 @@
 """Dependency groups of any built functional or Sequential model, and cutting them."""
 
 from secateur.graph.describe import describe
+from secateur.graph.folding import fold_norms, foldable_norms
 from secateur.graph.footprint import Footprint
 from secateur.graph.groups import Group, KeptUnits, Slice, dependency_groups
 from secateur.graph.reading import inputs_at
-from secateur.graph.rebuild import keep_units
+from secateur.graph.rebuild import keep_units, replace_layers
+from secateur.graph.walk import layer_at
 
 __all__ = [
     "Footprint",
@@ -13,6 +15,10 @@ __all__ = [
     "Slice",
     "dependency_groups",
     "describe",
+    "fold_norms",
+    "foldable_norms",
     "inputs_at",
     "keep_units",
+    "layer_at",
+    "replace_layers",
 ]

@@ -1,14 +1,21 @@
-"""Cutting: a smaller copy of a model, built anew."""
+"""Copies of a model, built anew: smaller ones, and ones with other layers.
+
+Editing a built layer in place would leave its variables, its caches and its neighbours as they
+were, and a layer's configuration remembers what it was built for. So every layer is made again from
+its configuration, called as the original was, and given the values of the original.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from secateur.errors import InputError
 from secateur.graph.groups import Analysis, KeptUnits, analyse, kept_atoms
 from secateur.graph.resize import Left, resized, rewritten, take
-from secateur.graph.walk import graph_of
+from secateur.graph.walk import graph_of, graph_of_model
 
 
 def keep_units(model: keras.Model, kept: KeptUnits) -> keras.Model:
@@ -26,66 +33,166 @@ def keep_units(model: keras.Model, kept: KeptUnits) -> keras.Model:
         InputError: a group is unknown or frozen, or its indices are not sorted, unique units.
     """
     analysis = analyse(model)
-    return _Rebuild(analysis, Left(analysis.trace, kept_atoms(analysis, kept))).rebuild(model)
+    return _Cut(analysis, kept).copy(model)
 
 
-class _Rebuild:
-    """One rebuilding: what is left of every tensor, and the copies of layers made so far."""
+def replace_layers(
+    model: keras.Model, replacements: Mapping[str, Sequence[keras.Layer]]
+) -> keras.Model:
+    """A copy of a model with other layers in the place of some.
 
-    def __init__(self, analysis: Analysis, left: Left) -> None:
-        self._trace = analysis.trace
-        self._left = left
-        self._copies: dict[int, tuple[Any, Any]] = {}  # a layer called twice is copied once
+    A new layer of the old one's name takes over the values of variables that have the same name and
+    shape. All layers that are not named are copied with theirs. The copy is not compiled.
 
-    def rebuild(self, model: keras.Model) -> keras.Model:
-        copy = self._model(model)
-        for original, layer in self._copies.values():
+    Args:
+        model: a built functional or Sequential model.
+        replacements: layer's path (`encoder/dense_1`) -> the new layers, called one after the other
+            on the old one's first input; none takes the layer out.
+
+    Raises:
+        InputError: a path is not a layer of the model.
+    """
+    graph_of_model(model)
+    copier = _Replacement(replacements)
+    copy = copier.copy(model)
+    missing = sorted(set(replacements) - copier.met)
+    if missing:
+        raise InputError(f"{model.name} has no layer {', '.join(map(repr, missing))}")
+    return copy
+
+
+class _Copier:
+    """One copying: the copies of layers made so far."""
+
+    def __init__(self) -> None:
+        # A layer called twice is copied once.
+        self._copies: dict[int, tuple[Any, list[Any]]] = {}
+
+    def copy(self, model: keras.Model) -> keras.Model:
+        copy = self._model(model, "")
+        for original, layers in self._copies.values():
             if graph_of(original) is None and isinstance(original, keras.Layer):
-                self._copy_variables(original, layer)
+                self._copy_values(original, layers)
         return copy
 
-    def _model(self, model: Any) -> Any:
+    def _new_layers(self, operation: Any, path: str) -> list[Any]:
+        """Fresh layers in the place of one."""
+        raise NotImplementedError
+
+    def _shape(self, tensor: Any) -> tuple[int | None, ...]:
+        """The shape of a copied input."""
+        return tuple(tensor.shape)
+
+    def _arguments(self, operation: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of a copied call."""
+        return args
+
+    def _copy_values(self, original: keras.Layer, layers: list[Any]) -> None:
+        """Give the new layers the values of the original."""
+        raise NotImplementedError
+
+    def _model(self, model: Any, prefix: str) -> Any:
         is_sequential = isinstance(model, keras.Sequential)
-        copy = self._sequential(model) if is_sequential else self._functional(model)
+        copy = self._sequential(model, prefix) if is_sequential else self._functional(model, prefix)
         if not model.trainable:
             copy.trainable = False
         return copy
 
-    def _sequential(self, model: Any) -> Any:
-        inputs = self._input(model._functional._inputs[0])
-        return keras.Sequential([inputs, *map(self._copy, model.layers)], name=model.name)
+    def _sequential(self, model: Any, prefix: str) -> Any:
+        layers = [self._input(model._functional._inputs[0])]
+        for layer in model.layers:
+            layers += self._copies_of(layer, prefix)
+        return keras.Sequential(layers, name=model.name)
 
-    def _functional(self, model: Any) -> Any:
+    def _functional(self, model: Any, prefix: str) -> Any:
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            copies = self._copies_of(operation, prefix)
+            if len(copies) != 1:
+                output = keras.tree.flatten((args, kwargs))[0]
+                for copy in copies:
+                    output = copy(output)
+                return output
+            return copies[0](*self._arguments(operation, args), **kwargs)
+
         inputs = keras.tree.map_structure(self._input, model._inputs_struct)
-        outputs = model._run_through_graph(inputs, call_fn=self._call)
+        outputs = model._run_through_graph(inputs, call_fn=call)
         return keras.Model(inputs, outputs, name=model.name)
 
     def _input(self, tensor: Any) -> Any:
         layer = tensor._keras_history.operation
-        shape = self._left.shape(self._trace.tensors[id(tensor)], tensor.shape)
-        return type(layer).from_config({**layer.get_config(), "batch_shape": shape}).output
+        config = {**layer.get_config(), "batch_shape": self._shape(tensor)}
+        return type(layer).from_config(config).output
 
-    def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if graph_of(operation) is None:
-            args = rewritten(operation, self._left, args)
-        return self._copy(operation)(*args, **kwargs)
-
-    def _copy(self, operation: Any) -> Any:
+    def _copies_of(self, operation: Any, prefix: str) -> list[Any]:
         if id(operation) not in self._copies:
+            path = prefix + operation.name
             is_model = graph_of(operation) is not None
-            copy = self._model(operation) if is_model else self._operation(operation)
-            self._copies[id(operation)] = operation, copy
+            copies = (
+                [self._model(operation, path + "/")]
+                if is_model
+                else self._new_layers(operation, path)
+            )
+            self._copies[id(operation)] = operation, copies
         return self._copies[id(operation)][1]
 
-    def _operation(self, operation: Any) -> Any:
-        config = resized(operation, self._left)
-        if not isinstance(operation, keras.layers.Lambda):
-            return type(operation).from_config(config)
-        # Its function is in memory already, so there is nothing unsafe to load.
-        copy = type(operation).from_config(config, safe_mode=False)
-        copy.function = operation.function
-        return copy
 
-    def _copy_variables(self, original: keras.Layer, copy: keras.Layer) -> None:
-        for before, after in zip(original.variables, copy.variables, strict=True):
+class _Cut(_Copier):
+    """A copy that loses units."""
+
+    def __init__(self, analysis: Analysis, kept: KeptUnits) -> None:
+        super().__init__()
+        self._tensors = analysis.trace.tensors
+        self._left = Left(analysis.trace, kept_atoms(analysis, kept))
+
+    def _new_layers(self, operation: Any, path: str) -> list[Any]:
+        return [_from_config(operation, resized(operation, self._left))]
+
+    def _shape(self, tensor: Any) -> tuple[int | None, ...]:
+        return self._left.shape(self._tensors[id(tensor)], tensor.shape)
+
+    def _arguments(self, operation: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args if graph_of(operation) else rewritten(operation, self._left, args)
+
+    def _copy_values(self, original: keras.Layer, layers: list[Any]) -> None:
+        for before, after in zip(original.variables, layers[0].variables, strict=True):
             after.assign(take(before, self._left.positions(before)))
+
+
+class _Replacement(_Copier):
+    """A copy with other layers in the place of some."""
+
+    def __init__(self, replacements: Mapping[str, Sequence[keras.Layer]]) -> None:
+        super().__init__()
+        self._replacements = replacements
+        self.met: set[str] = set()
+
+    def _new_layers(self, operation: Any, path: str) -> list[Any]:
+        self.met.add(path)
+        if path in self._replacements:
+            return list(self._replacements[path])
+        return [_from_config(operation, operation.get_config())]
+
+    def _copy_values(self, original: keras.Layer, layers: list[Any]) -> None:
+        for layer in layers:
+            if layer.name == original.name:
+                _copy_like_variables(original, layer)
+
+
+def _from_config(operation: Any, config: dict[str, Any]) -> Any:
+    if not isinstance(operation, keras.layers.Lambda):
+        return type(operation).from_config(config)
+    # Its function is in memory already, so there is nothing unsafe to load.
+    copy = type(operation).from_config(config, safe_mode=False)
+    copy.function = operation.function
+    return copy
+
+
+def _copy_like_variables(original: keras.Layer, layer: keras.Layer) -> None:
+    if len(original.variables) == len(layer.variables):
+        pairs = list(zip(original.variables, layer.variables, strict=True))
+    else:
+        named = {one.name: one for one in layer.variables}
+        pairs = [(one, named[one.name]) for one in original.variables if one.name in named]
+    for before, after in pairs:
+        if before.shape == after.shape:
+            after.assign(before)

@@ -72,3 +72,11 @@ def run(
                 (id(tensor), value) for tensor, value in zip(node.outputs, results, strict=True)
             )
     return [values[id(tensor)] for tensor in graph._outputs]
+
+
+def layer_at(model: keras.Model, path: str) -> keras.Layer:
+    """A layer by its path: its name, with the nested models it is in before it."""
+    layer: Any = model
+    for name in path.split("/"):
+        layer = layer.get_layer(name)
+    return layer
