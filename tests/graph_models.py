@@ -192,6 +192,16 @@ def wrapped() -> Model:
     return Model(x, layers.TimeDistributed(layers.Dense(3))(h))
 
 
+def normalized() -> Model:
+    """Normalizations over units, which see when some leave."""
+    x = keras.Input((5, 6))
+    h = layers.LayerNormalization()(layers.Dense(8, "relu")(x))
+    h = layers.RMSNormalization()(layers.Add()([layers.Dense(8)(h), h]))
+    h = layers.GroupNormalization(groups=1)(layers.Conv1D(7, 1)(h))
+    h = layers.Dense(3)(h)
+    return Model(x, layers.Dense(6)(layers.LayerNormalization(axis=[1, 2])(layers.Dense(4)(h))))
+
+
 def permuted() -> Model:
     x = keras.Input((4, 6))
     h = layers.Dense(8, "relu")(x)
@@ -214,6 +224,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     for function in (
         mlp, skips, convolutional, depthwise, squeeze_and_excite, sequences, volumes,
         channels_first, nested, nested_cut_through, shared, operations, einsum, attention,
-        recurrent, wrapped, permuted, mixed_precision,
+        recurrent, wrapped, normalized, permuted, mixed_precision,
     )
 }  # fmt: skip

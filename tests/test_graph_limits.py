@@ -72,6 +72,41 @@ def test_what_joins_the_input_is_frozen() -> None:
     assert frozen(model)["first"] == "it is tied to the model's input"
 
 
+def test_what_stands_beside_the_input_is_frozen() -> None:
+    inputs = keras.Input((5, 8))
+    hidden = layers.Concatenate(axis=1)([inputs, layers.Dense(8, name="tokens")(inputs)])
+    model = keras.Model(inputs, layers.Dense(8)(layers.Dense(3)(hidden)))
+    assert frozen(model)["tokens"] == "it is tied to the model's input"
+
+
+def test_normalizations_over_units_are_named() -> None:
+    model = between(layers.LayerNormalization(name="norm"), layers.UnitNormalization(name="unit"))
+    group = dependency_groups(model)[0]
+    assert group.normalizations == ("norm",)
+    assert group.frozen == "unit needs all units"
+
+
+def test_channels_first_convolutions_are_understood() -> None:
+    """They are only looked at: a CPU does not run them."""
+    shape = {"data_format": "channels_first", "padding": "same"}
+    inputs = keras.Input((2, 8, 8))
+    hidden = layers.Conv2D(6, 3, name="first", **shape)(inputs)
+    hidden = layers.MaxPooling2D(2, data_format="channels_first")(hidden)
+    hidden = layers.DepthwiseConv2D(3, **shape)(hidden)
+    hidden = layers.Conv2D(4, 3, strides=4, name="code", **shape)(hidden)
+    hidden = layers.Conv2DTranspose(5, 3, strides=8, name="up", **shape)(hidden)
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="output", **shape)(hidden))
+    assert frozen(model) == {
+        "first": None,
+        "code": "it is the code",
+        "up": None,
+        "output": "it makes the model's output",
+    }
+    small = keep_units(model, {"first": [1, 2], "up": [4]})
+    assert small.output_shape == model.output_shape
+    assert [small.get_layer(name).filters for name in ("first", "code", "up")] == [2, 4, 1]
+
+
 def test_a_lambda_is_frozen_and_copied() -> None:
     model = between(layers.Lambda(lambda x: x + 1, name="plus_one"))
     assert frozen(model)["first"] == "plus_one (Lambda) is not understood"

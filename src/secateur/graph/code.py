@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from secateur.graph.labels import Ids, sizes
+from secateur.graph.labels import Ids, atoms_in, sizes
 from secateur.graph.trace import Trace
 from secateur.graph.walk import graph_of, graph_of_model, nodes
 
@@ -22,10 +22,7 @@ def code_atoms(model: keras.Model, found: Trace) -> Ids:
     the code of an encoder and a decoder is what the encoder gives.
     """
     tensor = _code_tensor(graph_of_model(model))
-    if tensor is None:
-        return np.zeros(0, int)
-    atoms = np.unique(found.tensors[id(tensor)])
-    return atoms[atoms > 0]
+    return np.zeros(0, int) if tensor is None else atoms_in(found.tensors[id(tensor)])
 
 
 def _code_tensor(graph: Any) -> Any | None:

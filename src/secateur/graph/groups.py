@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -68,6 +68,9 @@ class Group:
     """Why none of the units may be cut; None if they may."""
     is_code: bool
     """Whether the units are the model's bottleneck."""
+    normalizations: tuple[str, ...]
+    """Paths of what normalizes over the units (LayerNormalization and the like): when some leave,
+    the others change too, so that a cut is not the same as silencing."""
 
     @property
     def slices(self) -> tuple[Slice, ...]:
@@ -124,19 +127,28 @@ def analyse(model: keras.Model, cut_code: bool = False) -> Analysis:
     """The groups of a model with all that was found on the way to them."""
     found = trace(model, rule_of)
     classes = _rectangular(found)
-    code = {int(known) for known in classes.of_atom[code_atoms(model, found)]}
+    alike: dict[_Kind, list[int]] = defaultdict(list)
     axes_of = _axes_of_classes(found, classes)
-    alike: dict[Any, list[int]] = defaultdict(list)
-    for known, axes in axes_of.items():
+    kind_of = _kinds(model, found, classes)
+    for unit, axes in axes_of.items():
         if any(axis.role == "makes" for axis, _ in axes):
-            alike[_signature(known, axes, classes, code)].append(known)
+            alike[kind_of(unit, axes)].append(unit)
     names = _names([axes_of[units[0]] for units in alike.values()])
-    groups = [
-        _group(name, [axes_of[unit] for unit in units], reason, is_code, cut_code, found)
-        for name, ((reason, is_code, _), units) in zip(names, alike.items(), strict=True)
-    ]
+    groups = tuple(
+        _group(name, kind, [axes_of[unit] for unit in units], found, cut_code)
+        for name, (kind, units) in zip(names, alike.items(), strict=True)
+    )
     units_of = {name: np.array(units) for name, units in zip(names, alike.values(), strict=True)}
-    return Analysis(tuple(groups), found, classes, units_of)
+    return Analysis(groups, found, classes, units_of)
+
+
+class _Kind(NamedTuple):
+    """What the units of one group have in common."""
+
+    reason: str | None
+    is_code: bool
+    normalizations: tuple[str, ...]
+    holds: tuple[tuple[int, int], ...]  # id of the axis, number of positions on it
 
 
 PositionsOnAxes = list[tuple[Axis, np.ndarray]]
@@ -156,10 +168,21 @@ def _axes_of_classes(found: Trace, classes: Classes) -> dict[int, PositionsOnAxe
     return dict(sorted(axes_of.items(), key=lambda item: first[item[0]]))
 
 
-def _signature(known: int, axes: PositionsOnAxes, classes: Classes, code: set[int]) -> Any:
-    """What units of one group have in common."""
-    holds = tuple((id(axis), len(positions)) for axis, positions in axes)
-    return classes.reasons.get(known), known in code, holds
+def _kinds(
+    model: keras.Model, found: Trace, classes: Classes
+) -> Callable[[int, PositionsOnAxes], _Kind]:
+    code = set(classes.of_atom[code_atoms(model, found)].tolist())
+    normalized = [(path, set(classes.of_atom[atoms].tolist())) for path, atoms in found.normalized]
+
+    def kind_of(unit: int, axes: PositionsOnAxes) -> _Kind:
+        return _Kind(
+            classes.reasons.get(unit),
+            unit in code,
+            tuple(path for path, units in normalized if unit in units),
+            tuple((id(axis), len(positions)) for axis, positions in axes),
+        )
+
+    return kind_of
 
 
 def _names(firsts: Sequence[PositionsOnAxes]) -> list[str]:
@@ -172,12 +195,7 @@ def _names(firsts: Sequence[PositionsOnAxes]) -> list[str]:
 
 
 def _group(
-    name: str,
-    units: Sequence[PositionsOnAxes],
-    reason: str | None,
-    is_code: bool,
-    cut_code: bool,
-    found: Trace,
+    name: str, kind: _Kind, units: Sequence[PositionsOnAxes], found: Trace, cut_code: bool
 ) -> Group:
     slices = {
         role: tuple(
@@ -193,8 +211,9 @@ def _group(
         producers=slices["makes"],
         carriers=slices["carries"],
         consumers=slices["reads"],
-        frozen=reason or (CODE if is_code and not cut_code else None),
-        is_code=is_code,
+        frozen=kind.reason or (CODE if kind.is_code and not cut_code else None),
+        is_code=kind.is_code,
+        normalizations=kind.normalizations,
     )
 
 
@@ -212,7 +231,7 @@ def _rectangular(found: Trace) -> Classes:
             ids
             for visit in found.visits
             for ids in visit.outputs
-            if ids.ndim > 2 and len(varying_axes(_classes_at(ids, classes))) > 1
+            if ids.ndim > 2 and len(varying_axes(_leaving_at(ids, classes))) > 1
         ]
         if not ragged:
             return classes
@@ -221,9 +240,11 @@ def _rectangular(found: Trace) -> Classes:
             found.atoms.unite(rows, rows[:1])
 
 
-def _classes_at(ids: np.ndarray, classes: Classes) -> np.ndarray:
+def _leaving_at(ids: np.ndarray, classes: Classes) -> np.ndarray:
+    """The classes of elements that may leave, and -1 for those that cannot."""
     ids = compact(ids)
-    return np.where(ids > 0, classes.of_atom[np.maximum(ids, 0)], np.minimum(ids, 0))
+    known = classes.of_atom[np.maximum(ids, 0)]
+    return np.where((ids > 0) & ~np.isin(known, list(classes.reasons)), known, -1)
 
 
 def kept_atoms(analysis: Analysis, kept: KeptUnits) -> np.ndarray:

@@ -29,6 +29,12 @@ def compact(ids: Ids) -> Ids:
     return ids[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in ids.strides)]
 
 
+def atoms_in(ids: Ids) -> np.ndarray:
+    """The atoms among ids, flat and without repetition."""
+    atoms = np.unique(compact(ids))
+    return atoms[atoms > 0]
+
+
 def varying_axes(ids: Ids) -> tuple[int, ...]:
     """The axes along which the ids differ."""
     ids = compact(ids)
@@ -73,10 +79,10 @@ class Atoms:
         self._reasons_of_fixed.append(reason)
         return np.array([1 - len(self._reasons_of_fixed)])
 
-    def freeze(self, ids: Ids, reason: str) -> None:
+    def freeze(self, ids: Ids, reason: str, is_foremost: bool = False) -> None:
         """Let none of these leave; the first reason given is the one that is kept."""
-        atoms = np.unique(compact(ids))
-        self._frozen.append((atoms[atoms > 0], reason))
+        frozen = atoms_in(ids), reason
+        self._frozen.insert(0 if is_foremost else len(self._frozen), frozen)
 
     def unite(self, first: Ids, second: Ids) -> None:
         """Let elements at equal positions leave together or not at all."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from secateur.graph.labels import Atoms, Ids, compact, sizes, spread, varying_axes
+from secateur.graph.labels import Atoms, Ids, atoms_in, compact, sizes, spread, varying_axes
 from secateur.graph.walk import Place, graph_of, graph_of_model, run
 
 Role = Literal["makes", "carries", "reads"]
@@ -57,6 +57,7 @@ class Trace:
     visits: list[Visit] = field(default_factory=list)
     first_visits: dict[int, Visit] = field(default_factory=dict)  # by id of the operation
     tensors: dict[int, Ids] = field(default_factory=dict)  # by id of the KerasTensor
+    normalized: list[tuple[str, np.ndarray]] = field(default_factory=list)  # path, atoms
     macs: dict[int, tuple[Any, int]] = field(default_factory=dict)  # variable, uses of each element
 
 
@@ -178,6 +179,10 @@ class Call:
             known.places.append((*self.place, (part, 0)) if part else self.place)
         self.trace.atoms.unite(known.ids, ids)
 
+    def normalizes(self, ids: Ids) -> None:
+        """Say that what becomes of each of these units depends on all of them."""
+        self.trace.normalized.append((self.path, atoms_in(ids)))
+
     def within(
         self, layer: keras.Layer, ids: Ids, shapes: list[tuple[int, ...]], repeats: int = 1
     ) -> list[Ids]:
@@ -238,7 +243,7 @@ def trace(model: keras.Model, rule_of: Callable[[Any], Rule]) -> Trace:
     inputs = [np.broadcast_to(tied, sizes(tensor.shape)) for tensor in graph._inputs]
     outputs = _trace_graph(found, graph, inputs, ())
     for ids in outputs:
-        found.atoms.freeze(ids, "it makes the model's output")
+        found.atoms.freeze(ids, "it makes the model's output", is_foremost=True)
     return found
 
 

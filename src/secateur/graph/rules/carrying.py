@@ -59,6 +59,8 @@ def _normalization_over_units(call: Call) -> Ids:
     """A unit's leaving changes the mean and variance of the others, which is accepted."""
     ids = call.settled(call.input)
     axes = np.atleast_1d(call.operation.axis) % ids.ndim
+    if set(axes) & set(varying_axes(ids)):
+        call.normalizes(ids)
     for position, axis in enumerate(axes):
         for name in ("gamma", "beta", "scale"):
             call.carries(name, position, call.along(ids, int(axis)))
@@ -72,6 +74,8 @@ def _group_normalization(call: Call) -> Ids:
     if layer.groups > 1:
         blocks = ids.reshape(layer.groups, -1)
         call.unite(blocks, blocks[:, :1])
+    else:
+        call.normalizes(ids)
     for name in ("gamma", "beta"):
         call.carries(name, 0, ids)
     return call.spread(ids, layer.axis)
@@ -105,7 +109,6 @@ RULES: dict[type | str, Rule] = {
     layers.BatchNormalization: _batch_normalization,
     layers.LayerNormalization: _normalization_over_units,
     layers.RMSNormalization: _normalization_over_units,
-    layers.UnitNormalization: _normalization_over_units,
     layers.GroupNormalization: _group_normalization,
     layers.PReLU: _prelu,
     layers.Softmax: _softmax,
@@ -114,7 +117,7 @@ RULES: dict[type | str, Rule] = {
     **dict.fromkeys(
         ["Amax", "Amin", "Max", "Mean", "Min", "Prod", "Std", "Sum", "Var"], _reduction
     ),
-    **dict.fromkeys([layers.Masking, layers.Normalization], whole),
+    **dict.fromkeys([layers.Masking, layers.Normalization, layers.UnitNormalization], whole),
     **dict.fromkeys(
         [
             layers.Activation,
