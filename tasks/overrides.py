@@ -6,13 +6,14 @@ They must be in the file to be seen: DVC compares it, and stages read it. As wit
 
 from __future__ import annotations
 
-import copy
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node
 
 from secateur import paths
 from secateur.errors import InputError
@@ -22,7 +23,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def overridden(overrides: Overrides, path: Path = paths.SETTINGS) -> str:
-    """The text of the settings file with the overrides in it, comments and all.
+    """The text of the settings file with the overrides in it, and nothing else changed.
 
     Args:
         overrides: `section.key=value` words, the value in YAML, or a mapping from `section.key`
@@ -39,19 +40,16 @@ def overridden(overrides: Overrides, path: Path = paths.SETTINGS) -> str:
         raise InputError(
             f"{path} is not here; run from a workspace's top folder, the one that holds dvc.yaml"
         ) from None
-    yaml = _yaml()
     try:
-        content = yaml.load(text)
+        content = _load(text)
     except YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     for place, value in changes.items():
-        _set(content, place, value)
-    parse_settings(_plain(content), f"{path} with {', '.join(changes)}" if changes else path)
-    if not changes:
-        return text
-    stream = io.StringIO()
-    yaml.dump(content, stream)
-    return stream.getvalue()
+        _set(content, place, _load(value))
+    parse_settings(content, f"{path} with {', '.join(changes)}" if changes else path)
+    for place, value in changes.items():
+        text = _edited(text, place, value)
+    return text
 
 
 def write(text: str, path: Path = paths.SETTINGS) -> None:
@@ -63,19 +61,50 @@ def write(text: str, path: Path = paths.SETTINGS) -> None:
     draft.replace(path)
 
 
-def _parse(overrides: Overrides) -> dict[str, Any]:
+def _parse(overrides: Overrides) -> dict[str, str]:
+    """From `section.key` to the value in YAML, on one line."""
     if isinstance(overrides, Mapping):
-        return dict(overrides)
+        return {place: json.dumps(value) for place, value in overrides.items()}
     changes = {}
     for word in overrides:
         place, equals, value = word.partition("=")
         if not (place and equals):
             raise InputError(f"A setting is given as section.key=value, got {word!r}")
         try:
-            changes[place.strip()] = YAML(typ="safe").load(value)
+            _load(value)
         except YAMLError:
             raise InputError(f"The value of {place} is not valid YAML: {value!r}") from None
+        changes[place.strip()] = value.strip()
     return changes
+
+
+def _edited(text: str, place: str, value: str) -> str:
+    """The text with one value replaced where it stands; laid out anew only if that cannot be."""
+    wanted = _load(text)
+    _set(wanted, place, _load(value))
+    node = _find(YAML().compose(text), place.split("."))
+    if node is not None:
+        edited = text[: node.start_mark.index] + value + text[node.end_mark.index :]
+        try:
+            if _load(edited) == wanted:
+                return edited
+        except YAMLError:
+            pass  # a value may read otherwise inside the braces that stand around it
+    yaml = YAML()
+    yaml.width = 10_000  # long lines stay whole
+    content = yaml.load(text)
+    _set(content, place, _load(value))
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue()
+
+
+def _find(node: Node | None, keys: Sequence[str]) -> Node | None:
+    for key in keys:
+        if not isinstance(node, MappingNode):
+            return None
+        node = next((value for name, value in node.value if name.value == key), None)
+    return node
 
 
 def _set(content: Any, place: str, value: Any) -> None:
@@ -89,14 +118,5 @@ def _set(content: Any, place: str, value: Any) -> None:
     content[key] = value
 
 
-def _plain(content: Any) -> Any:
-    stream = io.StringIO()
-    YAML().dump(copy.deepcopy(content), stream)
-    return YAML(typ="safe").load(stream.getvalue())
-
-
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.width = 10_000  # long lines stay whole
-    yaml.preserve_quotes = True
-    return yaml
+def _load(text: str) -> Any:
+    return YAML(typ="safe").load(text)

@@ -112,9 +112,14 @@ def make_toy(folder: Path) -> Path:
         (folder / f"tasks/{name}.py").write_text(header + BODY)
     (folder / "stubs").mkdir()
     for name in ("tensorflow", "keras", "sklearn", "matplotlib", "scipy", "ai_edge_litert"):
-        (folder / f"stubs/{name}.py").touch()  # the fork server imports these in no time
-    for command in ("git init -q", "dvc init -q", "dvc config core.analytics false"):
-        run(command.split(), folder)
+        # What the fork server imports: in no time, and leaving a trace.
+        (folder / f"stubs/{name}.py").write_text(
+            "from pathlib import Path; Path(__file__).with_suffix('.imported').touch()\n"
+        )
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n")
+    run(["git", "init", "-q"], folder)
     return folder
 
 
