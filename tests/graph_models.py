@@ -182,6 +182,25 @@ def recurrent() -> Model:
     return Model(x, layers.Dense(3)(layers.LSTM(5, return_sequences=True)(h)))
 
 
+def tokens() -> Model:
+    """A mask beside the units, and integers that are none."""
+    x = keras.Input((7,), dtype="int32")
+    h = layers.LSTM(6)(layers.Embedding(9, 8, mask_zero=True)(x))
+    h = layers.RepeatVector(7)(layers.Dense(3)(h))
+    return Model(x, layers.Dense(9, "softmax")(layers.GRU(5, return_sequences=True)(h)))
+
+
+def tiles() -> Model:
+    """Channels that become positions and the other way round."""
+    x = keras.Input((4, 4, 3), batch_size=3)
+    h = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    h = layers.Conv2D(12, 3, padding="same")(ops.depth_to_space(h, 2))
+    h = layers.Rescaling(0.5)(layers.Resizing(4, 4)(ops.space_to_depth(h, 2)))
+    h = layers.Dense(4)(ops.max(h, axis=(1, 2)))
+    h = ops.reshape(layers.Dense(16, "relu")(h), (3, 2, 2, 4))
+    return Model(x, layers.Conv2DTranspose(3, 2, strides=2)(h))
+
+
 def wrapped() -> Model:
     x = keras.Input((6, 3))
     h = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x)
@@ -224,6 +243,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     for function in (
         mlp, skips, convolutional, depthwise, squeeze_and_excite, sequences, volumes,
         channels_first, nested, nested_cut_through, shared, operations, einsum, attention,
-        recurrent, wrapped, normalized, permuted, mixed_precision,
+        recurrent, tokens, tiles, wrapped, normalized, permuted, mixed_precision,
     )
 }  # fmt: skip

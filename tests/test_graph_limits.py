@@ -57,6 +57,56 @@ def test_what_is_not_understood_freezes_what_it_touches(step: object, reason: st
     assert reasons["last"] is None
 
 
+class Sampled(layers.Layer):
+    """What a variational autoencoder does between its halves."""
+
+    is_elementwise = True
+
+    def call(self, inputs: list[object]) -> object:
+        return inputs[0] + ops.exp(0.5 * inputs[1])
+
+
+def test_a_foreign_layer_may_say_that_it_is_element_wise() -> None:
+    own = keras.Input((12,))
+    hidden = layers.Dense(8, name="hidden")(own)
+    mean, spread = layers.Dense(3, name="mean")(hidden), layers.Dense(3, name="spread")(hidden)
+    encoder = keras.Model(own, [mean, spread, Sampled()([mean, spread])], name="encoder")
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, layers.Dense(12)(layers.Dense(6)(encoder(inputs)[2])))
+    code = dependency_groups(model, cut_code=True)[1]
+    assert (code.name, code.units, code.is_code, code.frozen) == ("encoder/mean", 3, True, None)
+    assert [one.path for one in code.producers] == ["encoder/mean", "encoder/spread"]
+    small = keep_units(model, {"encoder/mean": [2]})
+    assert [one.shape for one in small.get_layer("encoder").outputs] == [(None, 1)] * 3
+    assert keep_units(model, {}).get_config() == model.get_config()
+
+
+def test_what_is_not_trained_stays_so() -> None:
+    model = between()
+    model.get_layer("first").trainable = False
+    small = keep_units(model, {"first": [0, 1], "last": [3]})
+    assert [layer.trainable for layer in small.layers] == [True, False, True, True, True]
+
+
+def test_a_sequential_model_may_be_built_by_its_first_call() -> None:
+    model = keras.Sequential([layers.Dense(6, name="in"), layers.Dense(2), layers.Dense(9)])
+    rows = np.ones((2, 9), "float32")
+    model(rows)
+    small = keep_units(model, {"in": [5]})
+    assert isinstance(small, keras.Sequential)
+    assert small(rows).shape == (2, 9)
+    assert keep_units(model, {}).get_config() == model.get_config()
+
+
+def test_a_model_keeps_its_class() -> None:
+    class Autoencoder(keras.Model):
+        pass
+
+    inputs = keras.Input((6,))
+    model = Autoencoder(inputs, layers.Dense(6)(layers.Dense(2)(layers.Dense(4)(inputs))))
+    assert type(keep_units(model, {})) is Autoencoder
+
+
 def test_frozen_models_are_still_rebuilt() -> None:
     model = between(Doubled(), layers.Softmax())
     rows = np.ones((2, 12), "float32")

@@ -95,7 +95,7 @@ def some_of(units: int, random: np.random.Generator) -> np.ndarray:
     return np.sort(random.choice(units, number, replace=False))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(drawings)
 def test_cutting_equals_masking_on_any_graph(drawing: Drawing) -> None:
     keras.backend.clear_session()

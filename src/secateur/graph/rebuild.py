@@ -116,7 +116,7 @@ class _Copier:
 
         inputs = keras.tree.map_structure(self._input, model._inputs_struct)
         outputs = model._run_through_graph(inputs, call_fn=call)
-        return keras.Model(inputs, outputs, name=model.name)
+        return _functional_class(model)(inputs, outputs, name=model.name)
 
     def _input(self, tensor: Any) -> Any:
         layer = tensor._keras_history.operation
@@ -178,12 +178,21 @@ class _Replacement(_Copier):
                 _copy_like_variables(original, layer)
 
 
+def _functional_class(model: Any) -> Any:
+    """The model's class if it is made of inputs and outputs as Keras' own is."""
+    kind = type(model)
+    maker = next(one for one in kind.__mro__ if "__init__" in vars(one))
+    return kind if maker.__module__.startswith("keras.") else keras.Model
+
+
 def _from_config(operation: Any, config: dict[str, Any]) -> Any:
-    if not isinstance(operation, keras.layers.Lambda):
-        return type(operation).from_config(config)
-    # Its function is in memory already, so there is nothing unsafe to load.
-    copy = type(operation).from_config(config, safe_mode=False)
-    copy.function = operation.function
+    if isinstance(operation, keras.layers.Lambda):
+        # Its function is in memory already, so there is nothing unsafe to load.
+        copy = type(operation).from_config(config, safe_mode=False)
+        copy.function = operation.function
+    else:
+        copy = type(operation).from_config(config)
+    copy.name = operation.name  # which the configuration of a user's layer may leave out
     return copy
 
 

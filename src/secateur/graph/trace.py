@@ -22,6 +22,8 @@ class Labels:
     """The ids of a tensor, wrapped so that they cannot be taken for a constant."""
 
     ids: Ids
+    shape: tuple[int | None, ...]
+    """The tensor's own shape."""
 
 
 @dataclass
@@ -74,10 +76,11 @@ class Call:
         self.repeats = 1  # how often the operation runs in this call
         self.args = args
         self.kwargs = kwargs
-        self.inputs = [
-            value.ids for value in keras.tree.flatten((args, kwargs)) if isinstance(value, Labels)
-        ]
-        self.input_shapes = [tensor.shape for tensor in node.input_tensors]
+        # A mask says which positions count, and holds no units.
+        tensors = {**kwargs, "mask": None} if isinstance(self.operation, keras.Layer) else kwargs
+        given = [one for one in keras.tree.flatten((args, tensors)) if isinstance(one, Labels)]
+        self.inputs = [one.ids for one in given]
+        self.input_shapes = [one.shape for one in given]
         self.output_shapes = [sizes(tensor.shape) for tensor in node.outputs]
 
     @property
@@ -96,7 +99,7 @@ class Call:
         rows = np.moveaxis(compact(ids), axis, -1)
         rows = rows.reshape(-1, rows.shape[-1])
         elsewhere = set(varying_axes(ids)) - {axis}
-        if elsewhere and axis not in varying_axes(ids):
+        if elsewhere and axis not in varying_axes(ids) and ids.shape[axis] > 1:
             self.trace.atoms.freeze(ids, f"{self.path} works along another axis")
         elif elsewhere:
             self.trace.atoms.unite(rows, rows[:1])
@@ -191,7 +194,7 @@ class Call:
         inner.operation = layer
         inner.path = f"{self.path}/{layer.name}"
         inner.repeats = self.repeats * repeats
-        inner.args, inner.kwargs, inner.inputs = (Labels(ids),), {}, [ids]
+        inner.args, inner.kwargs, inner.inputs = (Labels(ids, ids.shape),), {}, [ids]
         inner.input_shapes, inner.output_shapes = [ids.shape], shapes
         outputs = _apply(inner, self.trace.rule_of(layer))
         _remember(inner, outputs)
@@ -262,13 +265,15 @@ def _trace_graph(found: Trace, graph: Any, inputs: Sequence[Ids], path: Place) -
         _remember(call, outputs)
         for tensor, ids in zip(node.outputs, outputs, strict=True):
             found.tensors.setdefault(id(tensor), ids)
-        return [Labels(ids) for ids in outputs]
+        return [
+            Labels(ids, tensor.shape) for ids, tensor in zip(outputs, node.outputs, strict=True)
+        ]
 
     fitted = []
     for tensor, ids in zip(graph._inputs, inputs, strict=True):
         ids = _fit(found, ids, sizes(tensor.shape))
         found.atoms.unite(found.tensors.setdefault(id(tensor), ids), ids)
-        fitted.append(Labels(ids))
+        fitted.append(Labels(ids, tensor.shape))
     return [labels.ids for labels in run(graph, fitted, call)]
 
 

@@ -24,8 +24,13 @@ ELEMENTWISE_ACTIVATIONS = {
 
 
 def rule_of(operation: Any) -> Rule:
-    """The rule for an operation; one that nobody wrote a rule for freezes all that it touches."""
-    rule = RULES.get(kind(operation), carrying.unknown)
+    """The rule for an operation; one that nobody wrote a rule for freezes all that it touches.
+
+    A foreign layer whose class says `is_elementwise = True` treats equal positions of its inputs
+    together and by themselves, as Add does.
+    """
+    is_foreign = kind(operation) not in RULES and getattr(operation, "is_elementwise", False)
+    rule = joining.merge if is_foreign else RULES.get(kind(operation), carrying.unknown)
     if _is_altered(operation):
         return carrying.unknown
     if all(map(_is_elementwise, _activations(operation))):

@@ -39,6 +39,11 @@ def channel_axis(layer: Any) -> int:
     return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
+def _rescaling(call: Call) -> Ids | list[Ids]:
+    is_alike = np.size(call.operation.scale) == np.size(call.operation.offset) == 1
+    return call.input if is_alike else whole(call)
+
+
 def spatial(call: Call) -> Ids:
     """Windows, padding and the like: channels stay apart, positions do not."""
     axis = channel_axis(call.operation)
@@ -111,6 +116,7 @@ RULES: dict[type | str, Rule] = {
     layers.RMSNormalization: _normalization_over_units,
     layers.GroupNormalization: _group_normalization,
     layers.PReLU: _prelu,
+    layers.Rescaling: _rescaling,
     layers.Softmax: _softmax,
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
@@ -154,6 +160,7 @@ RULES: dict[type | str, Rule] = {
             layers.MaxPooling2D,
             layers.MaxPooling3D,
             layers.RepeatVector,
+            layers.Resizing,
             layers.UpSampling1D,
             layers.UpSampling2D,
             layers.UpSampling3D,

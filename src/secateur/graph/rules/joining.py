@@ -14,7 +14,8 @@ from secateur.graph.rules.carrying import unknown
 from secateur.graph.trace import Call, Labels, Rule
 
 
-def _merge(call: Call) -> Ids:
+def merge(call: Call) -> Ids:
+    """Layers on several inputs."""
     rank = max(ids.ndim for ids in call.inputs)
     # Keras' merging layers give an input of fewer axes new ones after the batch.
     return _met(call, [_expanded(ids, rank) for ids in call.inputs])
@@ -91,6 +92,6 @@ RULES: dict[type | str, Rule] = {
             layers.Multiply,
             layers.Subtract,
         ],
-        _merge,
+        merge,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,13 @@ def _moved(call: Call) -> Sequence[Ids]:
 
 def _tensor_of_ids(value: Any) -> Any:
     return keras.ops.convert_to_tensor(value.ids) if isinstance(value, Labels) else value
+
+
+def _reshaped(call: Call) -> Sequence[Ids]:
+    """By the shapes alone, for the arguments may name a batch."""
+    if call.input.size != math.prod(call.output_shape):
+        return unknown(call)
+    return [call.input.reshape(call.output_shape)]
 
 
 def _get_item(call: Call) -> Sequence[Ids]:
@@ -63,6 +71,7 @@ def _pad(call: Call) -> Sequence[Ids]:
 RULES: dict[type | str, Rule] = {
     "GetItem": _get_item,
     "Pad": _pad,
+    "Reshape": _reshaped,
     **dict.fromkeys(
         [
             layers.Concatenate,
@@ -70,12 +79,13 @@ RULES: dict[type | str, Rule] = {
             layers.Permute,
             layers.Reshape,
             "Concatenate",
+            "DepthToSpace",
             "ExpandDims",
             "Flip",
             "Moveaxis",
             "Repeat",
-            "Reshape",
             "Slice",
+            "SpaceToDepth",
             "Split",
             "Squeeze",
             "Stack",
