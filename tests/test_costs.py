@@ -3,9 +3,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from secateur.autoencoders import dense
-from secateur.costs import costs
+from secateur.costs import costs, count_macs
+from secateur.graph import Footprint
+from secateur.schedule import peak_activation_bytes
+from tests.graph_models import MODELS
 
 
 def test_a_dense_model_costs_what_is_counted_by_hand():
@@ -57,8 +61,125 @@ def test_zeros_shrink_the_gzipped_bytes_only():
     assert costs(emptied).size_bytes == costs(full).size_bytes
 
 
+class Strange(keras.layers.Layer):
+    """A layer with a kernel of a kind that nobody foresaw."""
+
+    def build(self, input_shape):
+        self.matrix = self.add_weight(shape=(input_shape[-1], 4), name="matrix")
+
+    def call(self, inputs):
+        return inputs @ self.matrix
+
+
 def test_a_layer_nobody_can_count_is_named():
-    row = keras.Input((5, 3))
-    model = keras.Model(row, keras.layers.LSTM(4, name="memory")(row))
-    with pytest.raises(NotImplementedError, match=r"'memory' \(LSTM\)"):
+    row = keras.Input((3,))
+    model = keras.Model(row, Strange(name="memory")(row))
+    with pytest.raises(NotImplementedError, match=r"'memory' \(Strange\), which holds matrix"):
         costs(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_graph_counts_is_what_it_costs(name):
+    model = MODELS[name]()
+    counted = costs(model)
+    footprint = Footprint(model)
+    assert counted.parameters == footprint.parameters({}) == model.count_params()
+    products = {"attention": 5 * 5 * (4 * (3 + 2) + 4 * (3 + 3) + 2 * (3 + 3))}
+    assert counted.macs == footprint.macs({}) + products.get(name, 0)
+    assert counted.nonzero_macs == counted.macs
+    inputs, outputs = (
+        sum(4 * np.prod([size or 1 for size in one.shape[1:]]) for one in tensors)
+        for tensors in (model.inputs, model.outputs)
+    )
+    assert counted.peak_activation_bytes >= max(inputs, outputs)
+
+
+def test_recurrent_layers_are_counted_a_step_at_a_time():
+    row = keras.Input((5, 3))
+    assert count_macs(keras.Model(row, layers.LSTM(4)(row)))[0] == 5 * (3 * 16 + 4 * 16)
+    assert count_macs(keras.Model(row, layers.GRU(4)(row)))[0] == 5 * (3 * 12 + 4 * 12)
+    _, *state = layers.LSTM(4, return_state=True)(row)
+    handed_in = layers.LSTM(4)(row, initial_state=state)
+    both = 5 * (3 * 16 + 4 * 16) * 2
+    assert count_macs(keras.Model(row, handed_in))[0] == both
+
+
+def test_attention_multiplies_queries_with_keys_and_scores_with_values():
+    query, value = keras.Input((6, 8)), keras.Input((5, 8))
+    hidden = layers.MultiHeadAttention(2, 3, value_dim=4)(query, value)
+    model = keras.Model([query, value], hidden)
+    projections = 6 * 8 * 2 * 3 + 5 * 8 * 2 * 3 + 5 * 8 * 2 * 4 + 6 * 2 * 4 * 8
+    assert count_macs(model)[0] == projections + 2 * 6 * 5 * (3 + 4)
+
+
+def test_matrix_products_of_activations_are_counted():
+    left, right = keras.Input((6, 8)), keras.Input((8, 5))
+    assert count_macs(keras.Model([left, right], keras.ops.matmul(left, right)))[0] == 6 * 5 * 8
+    other = keras.Input((5, 8))
+    dot = keras.Model([left, other], layers.Dot(axes=2)([left, other]))
+    assert count_macs(dot)[0] == 6 * 5 * 8
+
+
+def test_an_embedding_multiplies_nothing():
+    row = keras.Input((7,), dtype="int32")
+    model = keras.Model(row, layers.Dense(3)(layers.Embedding(9, 8)(row)))
+    assert count_macs(model)[0] == 7 * 8 * 3
+
+
+def test_a_shared_layer_is_stored_once_and_multiplied_twice():
+    row = keras.Input((8,))
+    layer = layers.Dense(8, use_bias=False)
+    counted = costs(keras.Model(row, layer(layer(row))))
+    assert (counted.parameters, counted.macs) == (64, 128)
+
+
+def peak(*parts: keras.layers.Layer, width: int = 10) -> int:
+    """Peak of a chain, in numbers."""
+    model = keras.Sequential([keras.Input((width,)), *parts])
+    return peak_activation_bytes(model) // 4
+
+
+def test_views_and_single_element_wise_operations_take_no_memory():
+    assert peak(layers.Dense(20)) == 10 + 20
+    assert peak(layers.Dense(20, "relu"), layers.Dropout(0.1), layers.Reshape((4, 5))) == 10 + 20
+    assert peak(layers.Dense(20), layers.BatchNormalization(), layers.LeakyReLU()) == 10 + 20
+
+
+def test_an_activation_of_what_is_needed_later_takes_memory():
+    row = keras.Input((10,))
+    hidden = layers.Dense(20)(row)
+    output = layers.Add()([layers.ReLU()(hidden), hidden])
+    # The add holds both its inputs and its output.
+    assert peak_activation_bytes(keras.Model(row, output)) == 4 * 60
+    viewed = layers.Add()([layers.Reshape((20,))(hidden), hidden])
+    assert peak_activation_bytes(keras.Model(row, viewed)) == 4 * 40
+
+
+def test_a_skip_keeps_its_tensor_alive():
+    row = keras.Input((10,))
+    first = layers.Dense(20)(row)
+    narrow = layers.Dense(2)(first)
+    output = layers.Concatenate()([layers.Dense(20)(narrow), first])
+    # first, the other branch, and both joined.
+    assert peak_activation_bytes(keras.Model(row, output)) == 4 * (20 + 20 + 40)
+
+
+def test_what_a_nested_model_reads_stays_alive_while_it_runs():
+    inner_row = keras.Input((10,))
+    inner = keras.Model(inner_row, layers.Dense(10)(layers.Dense(30)(inner_row)))
+    row = keras.Input((10,))
+    output = layers.Add()([inner(row), row])
+    # In the inner model: 30 and 10 numbers, beside the row that the add needs.
+    assert peak_activation_bytes(keras.Model(row, output)) == 4 * (10 + 30 + 10)
+
+
+def test_attention_and_separable_convolutions_need_room_inside():
+    query = keras.Input((6, 8))
+    attention = keras.Model(query, layers.MultiHeadAttention(2, 3)(query, query))
+    # The row, the scores, the values and their mixture, when scores and values are multiplied; the
+    # row is read last for the values.
+    row, keys, scores = 6 * 8, 6 * 2 * 3, 2 * 6 * 6
+    assert peak_activation_bytes(attention) == 4 * max(row + 2 * keys + scores, scores + 2 * keys)
+    image = keras.Input((4, 4, 2))
+    separable = layers.SeparableConv2D(3, 3, padding="same", depth_multiplier=5)(image)
+    assert peak_activation_bytes(keras.Model(image, separable)) == 4 * 16 * (10 + 3)
