@@ -11,6 +11,7 @@ import pandas as pd
 
 from secateur import paths
 from secateur.costs import costs
+from secateur.masks import masks_of, save_masks
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
 from secateur.saving import architecture, save
@@ -42,6 +43,7 @@ def write_rung(
         folder / paths.ARCHITECTURE,
         {"state": metrics["state"], "model": architecture(model)},
     )
+    save_masks(masks_of(model), folder / paths.MASKS)
     np.save(folder / paths.VALIDATION_ERRORS, errors)
     write_history(folder, history)
     write_cut(folder, report)

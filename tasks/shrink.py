@@ -74,7 +74,7 @@ def _pass_through(rung: str, wanted: RoundSettings) -> None:
     metrics = paths.read_json(parent_folder / paths.METRICS)
     passed = {"rung": rung, "parent": wanted.parent, "state": "passed_through", "epochs": 0}
     with paths.publishing(paths.rung_folder(rung)) as folder:
-        for name in (paths.MODEL, paths.VALIDATION_ERRORS, paths.HISTORY):
+        for name in (paths.MODEL, paths.MASKS, paths.VALIDATION_ERRORS, paths.HISTORY):
             shutil.copyfile(parent_folder / name, folder / name)
         architecture = paths.read_json(parent_folder / paths.ARCHITECTURE)
         paths.write_json(folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"})

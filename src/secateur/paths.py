@@ -32,6 +32,7 @@ METRICS = "metrics.json"
 HISTORY = "history.csv"
 CUT = "cut.json"
 ARCHITECTURE = "architecture.json"  # the model without weights: all that its control needs
+MASKS = "masks.npz"  # which kernel entries are alive, for kernels that hold zeros
 VALIDATION_ERRORS = "validation_errors.npy"  # (rows,) float64, mean squared error of each row
 
 DECISIONS = MODELS / "decisions"

@@ -21,6 +21,7 @@ import tensorflow as tf
 from pydantic import ValidationError
 
 from secateur.errors import InputError
+from secateur.masks import kernels, masks_of
 from secateur.saving import copy_model
 from secateur.settings import TrainingSettings
 
@@ -66,7 +67,7 @@ def recover(
 
     Adam on the mean squared error, a cosine schedule from the learning rate to zero (Loshchilov &
     Hutter 2017, without restarts), early stopping, and the weights of the best epoch, epoch 0 (the
-    model as it came) included.
+    model as it came) included. Kernel entries that are zero in the model stay zero.
 
     Args:
         model: the autoencoder to start from; it stays as it is.
@@ -218,6 +219,10 @@ def _compiled_training(
     teacher_share: float,
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function of rows and the steps' row numbers that trains and sums the steps' losses."""
+    masked = [
+        (kernels(model)[path], tf.constant(mask, tf.as_dtype(kernels(model)[path].dtype)))
+        for path, mask in masks_of(model).items()
+    ]
 
     @tf.function(jit_compile=True)
     def train_block(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
@@ -232,6 +237,8 @@ def _compiled_training(
                     loss = (1 - teacher_share) * loss + teacher_share * distance
             gradients = tape.gradient(loss, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
+            for kernel, mask in masked:
+                kernel.assign(kernel * mask)
             total += loss
         return total
 
