@@ -100,8 +100,10 @@ class Call:
         rows = rows.reshape(-1, rows.shape[-1])
         elsewhere = set(varying_axes(ids)) - {axis}
         if elsewhere and axis not in varying_axes(ids) and ids.shape[axis] > 1:
-            self.trace.atoms.freeze(ids, f"{self.path} works along another axis")
-        elif elsewhere:
+            reason = f"{self.path} works along another axis"
+            self.freeze(ids, reason)
+            return np.broadcast_to(self.fixed(reason), ids.shape[axis : axis + 1])
+        if elsewhere:
             self.trace.atoms.unite(rows, rows[:1])
         return np.broadcast_to(rows[0], ids.shape[axis : axis + 1])
 
