@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateur.costs import Costs, costs
     from secateur.errors import InputError
+    from secateur.graph import describe
     from secateur.guard import Verdict, judge
     from secateur.ladder import Ladder, Rung, compress
     from secateur.methods import METHODS
@@ -33,6 +34,7 @@ __all__ = [
     "Verdict",
     "compress",
     "costs",
+    "describe",
     "judge",
     "load",
     "recover",
@@ -51,6 +53,7 @@ _HOMES = {
     "Verdict": "guard",
     "compress": "ladder",
     "costs": "costs",
+    "describe": "graph",
     "judge": "guard",
     "load": "saving",
     "recover": "recovery",
