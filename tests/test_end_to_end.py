@@ -1,7 +1,8 @@
-"""The whole chain on digits: by the flow, killed and resumed, and by `dvc repro`, to the same bytes."""
+"""The whole chain on digits: by the flow, killed and resumed, and by DVC, to the same bytes."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -201,7 +202,7 @@ def test_a_rejected_round_stops_the_ladder_and_replaces_nothing(by_flow):
 def test_a_round_costs_what_its_widths_say(by_flow):
     metrics = json.loads((by_flow / "models/round_1/metrics.json").read_text())
     widths = [64, 24, 12, 6, 12, 24, 64]
-    macs = sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    macs = sum(a * b for a, b in itertools.pairwise(widths))
     assert metrics["costs"]["macs"] == macs
     assert metrics["costs"]["parameters"] == macs + sum(widths[1:])
 

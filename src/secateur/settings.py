@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from secateur import paths
 from secateur.errors import InputError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -18,6 +19,10 @@ Activation = Literal[
 ]  # fmt: skip
 
 BASELINE = "baseline"
+# Folders beside the rungs' own in models/.
+_TAKEN = {
+    folder.name for folder in (paths.DECISIONS, paths.EXPORTS, paths.CONTROLS, paths.CHAMPION)
+}
 
 
 class _Section(BaseModel):
@@ -144,7 +149,7 @@ class Settings(_Section):
     def _parents_come_first(cls, rounds: dict[str, RoundSettings]) -> dict[str, RoundSettings]:
         known = [BASELINE]
         for name, settings in rounds.items():
-            if name in known:
+            if name in known or name in _TAKEN:
                 raise ValueError(f"a round cannot be called {name!r}: the name is taken")
             if settings.parent not in known:
                 raise ValueError(
