@@ -80,6 +80,7 @@ class Workspace:
         self._turn = threading.RLock()
         self._opened = contextlib.ExitStack()
         self._stages: dict[str, PipelineStage] = {}
+        self._order: list[str] = []
 
     def __enter__(self) -> Workspace:
         """Open the workspace.
@@ -121,6 +122,8 @@ class Workspace:
 
         with self._locked():
             graph = get_active_graph(self._repo.index.graph)
+            everything = plan_repro(graph, _targets(list(graph), None))
+            self._order = [stage.addressing for stage in everything]
             steps = plan_repro(graph, _targets(list(graph), target))
             _check_sources(steps, [out for stage in graph for out in stage.outs])
             self._stages = {stage.addressing: stage for stage in steps}
@@ -172,7 +175,7 @@ class Workspace:
             return Outcome.UNCHANGED
         if not _can_run(stage):
             stage.run(force=force)
-            _dump(stage)
+            self._dump(stage)
             return Outcome.RAN
         # Outs may be links into the cache: a body that wrote into one would spoil the cache.
         stage.remove_outs()
@@ -185,7 +188,7 @@ class Workspace:
         cached = all(out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
         stage.save(run_cache=cached)
         stage.commit()
-        _dump(stage)
+        self._dump(stage)
         return outcome
 
     def _restore(self, stage: PipelineStage) -> bool:
@@ -201,6 +204,31 @@ class Workspace:
     def _tidy(self) -> None:
         with self._locked():
             _remove_torn_file(Path(self._repo.tmp_dir) / "rwlock")
+
+    def _dump(self, stage: PipelineStage) -> None:
+        """Write a stage's entry into its lock file, which is seen whole or not at all.
+
+        DVC itself writes in place: a kill in that moment would lose every stage's record.
+        """
+        from dvc.dvcfile import Lockfile
+        from dvc.stage import PipelineStage
+        from dvc.utils.serialize import modify_yaml
+
+        if not isinstance(stage, PipelineStage):
+            stage.dump(update_pipeline=False)
+            return
+        lock_file = Path(stage.path).with_suffix(".lock")
+        draft = Path(self._repo.tmp_dir) / lock_file.name
+        draft.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(lock_file, draft)
+        Lockfile(self._repo, str(draft)).dump(stage)
+        with modify_yaml(str(draft)) as content:
+            # In the order of `dvc repro`, however stages that ran side by side came to an end.
+            entries = content["stages"]
+            for name in [name for name in self._order if name in entries]:
+                entries.move_to_end(name)
+        draft.replace(lock_file)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -366,26 +394,6 @@ def _phrases(things: dict[str, Any]) -> Iterator[str]:
             yield from (f"{key} in {path} ({how})" for key, how in change.items())
         else:
             yield f"{path} ({change})"
-
-
-def _dump(stage: PipelineStage) -> None:
-    """Write a stage's entry into its lock file, which is seen whole or not at all.
-
-    DVC itself writes in place: a kill in that moment would lose every stage's record.
-    """
-    from dvc.dvcfile import Lockfile
-    from dvc.stage import PipelineStage
-
-    if not isinstance(stage, PipelineStage):
-        stage.dump(update_pipeline=False)
-        return
-    lock_file = Path(stage.path).with_suffix(".lock")
-    draft = Path(stage.repo.tmp_dir) / lock_file.name
-    draft.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.copyfile(lock_file, draft)
-    Lockfile(stage.repo, str(draft)).dump(stage)
-    draft.replace(lock_file)
 
 
 def _whole_message(error: BaseException) -> str:

@@ -213,6 +213,7 @@ def test_dvc_repro_keeps_off_a_stage_that_runs(toy: Path) -> None:
 
 
 def test_torn_list_of_claims_is_forgotten(toy: Path) -> None:
+    (toy / ".dvc/tmp").mkdir()
     (toy / ".dvc/tmp/rwlock").write_text('{"write": {"/a')
     assert changed() == set(EVERY_STAGE)
 
