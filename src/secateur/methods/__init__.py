@@ -8,9 +8,11 @@ from typing import Any
 
 from secateur.errors import InputError
 from secateur.methods.base import Method
+from secateur.methods.fold import Fold
 from secateur.methods.units import Units
 
 METHODS: dict[str, type[Method]] = {
+    "fold": Fold,
     "units": Units,
 }
 
