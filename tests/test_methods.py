@@ -18,10 +18,12 @@ from secateur.recovery import recover
 
 # Options with which each method cuts the fixture, and those with which it cuts nothing.
 CUTS = {
+    "code": {"keep": 0.5},
     "fold": {},
     "units": {"keep": 0.5},
 }
 NOTHING = {
+    "code": {"keep": 1.0},
     "fold": {},
     "units": {"keep": 1.0},
 }

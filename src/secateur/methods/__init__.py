@@ -8,10 +8,12 @@ from typing import Any
 
 from secateur.errors import InputError
 from secateur.methods.base import Method
+from secateur.methods.code import Code
 from secateur.methods.fold import Fold
 from secateur.methods.units import Units
 
 METHODS: dict[str, type[Method]] = {
+    "code": Code,
     "fold": Fold,
     "units": Units,
 }
