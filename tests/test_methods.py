@@ -21,11 +21,13 @@ CUTS = {
     "code": {"keep": 0.5},
     "fold": {},
     "units": {"keep": 0.5},
+    "weights": {"keep": 0.5},
 }
 NOTHING = {
     "code": {"keep": 1.0},
     "fold": {},
     "units": {"keep": 1.0},
+    "weights": {"keep": 1.0},
 }
 # What a method makes smaller, if not the MACs.
 SAVES = {

@@ -11,11 +11,13 @@ from secateur.methods.base import Method
 from secateur.methods.code import Code
 from secateur.methods.fold import Fold
 from secateur.methods.units import Units
+from secateur.methods.weights import Weights
 
 METHODS: dict[str, type[Method]] = {
     "code": Code,
     "fold": Fold,
     "units": Units,
+    "weights": Weights,
 }
 
 
