@@ -18,12 +18,14 @@ from secateur.recovery import recover
 
 # Options with which each method cuts the fixture, and those with which it cuts nothing.
 CUTS = {
+    "cluster": {"clusters": 4},
     "code": {"keep": 0.5},
     "fold": {},
     "units": {"keep": 0.5},
     "weights": {"keep": 0.5},
 }
 NOTHING = {
+    "cluster": {"clusters": 65536},
     "code": {"keep": 1.0},
     "fold": {},
     "units": {"keep": 1.0},
@@ -31,6 +33,7 @@ NOTHING = {
 }
 # What a method makes smaller, if not the MACs.
 SAVES = {
+    "cluster": "gzip_bytes",
     "fold": "parameters",
 }
 # The fixture that a method cuts, where it finds nothing to do in the plain dense network.

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 DEVICE_BYTES = 2**30  # training rows up to this size stay on the device
 BLOCK_BYTES = 2**26  # larger data comes in blocks of this size
+_MOST_SHARED = 256  # values of a clustered kernel that training keeps shared
 _SECONDS_BETWEEN_LINES = 2.0
 _SECONDS_TO_COMPILE = 10.0
 
@@ -67,7 +68,8 @@ def recover(
 
     Adam on the mean squared error, a cosine schedule from the learning rate to zero (Loshchilov &
     Hutter 2017, without restarts), early stopping, and the weights of the best epoch, epoch 0 (the
-    model as it came) included. Kernel entries that are zero in the model stay zero.
+    model as it came) included. Kernel entries that are zero in the model stay zero,
+    and those of a kernel of few values move together.
 
     Args:
         model: the autoencoder to start from; it stays as it is.
@@ -223,6 +225,11 @@ def _compiled_training(
         (kernels(model)[path], tf.constant(mask, tf.as_dtype(kernels(model)[path].dtype)))
         for path, mask in masks_of(model).items()
     ]
+    shared = [
+        (kernel, tf.constant(numbers.ravel(), tf.int32), int(numbers.max()) + 1)
+        for kernel in kernels(model).values()
+        if (numbers := _shared_values(np.asarray(kernel))) is not None
+    ]
 
     @tf.function(jit_compile=True)
     def train_block(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
@@ -237,12 +244,27 @@ def _compiled_training(
                     loss = (1 - teacher_share) * loss + teacher_share * distance
             gradients = tape.gradient(loss, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
+            for kernel, number_of, values in shared:
+                means = tf.math.unsorted_segment_mean(tf.reshape(kernel, [-1]), number_of, values)
+                kernel.assign(tf.reshape(tf.gather(means, number_of), kernel.shape))
             for kernel, mask in masked:
                 kernel.assign(kernel * mask)
             total += loss
         return total
 
     return train_block
+
+
+def _shared_values(kernel: np.ndarray) -> np.ndarray | None:
+    """Which of its few values each entry of a kernel has; None if the kernel does not share any.
+
+    A kernel shares values if it has at most 256, from two on, each eight times on average.
+    """
+    values, numbers = np.unique(kernel, return_inverse=True)
+    nonzero = np.count_nonzero(values)
+    if not 2 <= nonzero <= _MOST_SHARED or 8 * nonzero > np.count_nonzero(kernel):
+        return None
+    return numbers.reshape(kernel.shape)
 
 
 def _compiled_error_sum(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

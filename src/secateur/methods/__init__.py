@@ -8,12 +8,14 @@ from typing import Any
 
 from secateur.errors import InputError
 from secateur.methods.base import Method
+from secateur.methods.cluster import Cluster
 from secateur.methods.code import Code
 from secateur.methods.fold import Fold
 from secateur.methods.units import Units
 from secateur.methods.weights import Weights
 
 METHODS: dict[str, type[Method]] = {
+    "cluster": Cluster,
     "code": Code,
     "fold": Fold,
     "units": Units,
