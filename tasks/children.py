@@ -22,19 +22,25 @@ from typing import Any, NamedTuple
 
 from secateur.errors import InputError
 
-# What the stages import that is slow. A name that is not installed is skipped.
+# What the stages import that is slow, but nothing of this project: a body runs the code as it is
+# when the body starts. A name that is not installed is skipped.
 PRELOADED = (
     "tensorflow",
     "keras",
     "numpy",
     "pandas",
-    "scipy.linalg",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn.datasets",
+    "sklearn.decomposition",
+    "sklearn.metrics",
     "sklearn.model_selection",
     "matplotlib.pyplot",
     "ai_edge_litert.interpreter",
+    "jinja2",
+    "pydantic.main",
+    "yaml",
 )
-
-
 _NEEDS_A_SHELL = set("&|;<>$`*?#\n")
 
 

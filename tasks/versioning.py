@@ -11,7 +11,7 @@ import fcntl
 import json
 import logging
 import os
-import shutil
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
+_LOCK_HEADER = "schema: '2.0'\nstages:\n"
 
 
 class WorkspaceBusyError(Exception):
@@ -208,26 +209,30 @@ class Workspace:
     def _dump(self, stage: PipelineStage) -> None:
         """Write a stage's entry into its lock file, which is seen whole or not at all.
 
-        DVC itself writes in place: a kill in that moment would lose every stage's record.
+        DVC itself writes in place, so that a kill in that moment would lose every stage's record;
+        and it parses and writes all entries anew, which takes longer than many a stage.
         """
         from dvc.dvcfile import Lockfile
         from dvc.stage import PipelineStage
-        from dvc.utils.serialize import modify_yaml
 
         if not isinstance(stage, PipelineStage):
             stage.dump(update_pipeline=False)
             return
         lock_file = Path(stage.path).with_suffix(".lock")
         draft = Path(self._repo.tmp_dir) / lock_file.name
-        draft.unlink(missing_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(lock_file, draft)
-        Lockfile(self._repo, str(draft)).dump(stage)
-        with modify_yaml(str(draft)) as content:
+        text = lock_file.read_text() if lock_file.exists() else ""
+        entries = _entries(text)
+        if entries is None:  # somebody's own layout, kept as DVC keeps it
+            draft.write_text(text)
+            Lockfile(self._repo, str(draft)).dump(stage)
+        else:
+            draft.unlink(missing_ok=True)
+            Lockfile(self._repo, str(draft)).dump(stage)
+            entries |= _entries(draft.read_text()) or {}
             # In the order of `dvc repro`, however stages that ran side by side came to an end.
-            entries = content["stages"]
-            for name in [name for name in self._order if name in entries]:
-                entries.move_to_end(name)
+            others = [name for name in entries if name not in self._order]
+            ours = [name for name in self._order if name in entries]
+            draft.write_text(_LOCK_HEADER + "".join(entries[name] for name in others + ours))
         draft.replace(lock_file)
 
     @contextlib.contextmanager
@@ -394,6 +399,17 @@ def _phrases(things: dict[str, Any]) -> Iterator[str]:
             yield from (f"{key} in {path} ({how})" for key, how in change.items())
         else:
             yield f"{path} ({change})"
+
+
+def _entries(text: str) -> dict[str, str] | None:
+    """The entries of a lock file as they stand there, or None if it has not DVC's own layout."""
+    if not text:
+        return {}
+    body = text.removeprefix(_LOCK_HEADER)
+    if body == text or not all(line.startswith("  ") for line in body.splitlines()):
+        return None
+    blocks = re.split(r"^(?=  [^ ])", body, flags=re.MULTILINE)[1:]
+    return {block.partition(":")[0].strip(): block for block in blocks}
 
 
 def _whole_message(error: BaseException) -> str:

@@ -91,6 +91,16 @@ def test_lock_file_is_that_of_dvc_repro(toy: Path, tmp_path: Path) -> None:
     assert len(keys[0]) == 5
 
 
+def test_lock_file_that_somebody_laid_out_otherwise_is_kept_so(toy: Path) -> None:
+    bring_all(toy)
+    (toy / "dvc.lock").write_text("# by hand\n" + (toy / "dvc.lock").read_text())
+    (toy / "raw.txt").write_text("s")
+    assert set(bring_all(toy).values()) == {Outcome.RAN}
+    assert changed() == set()
+    assert (toy / "dvc.lock").read_text().startswith("# by hand\n")
+    assert run(["dvc", "repro"], toy).stdout.count("didn't change, skipping") == 5
+
+
 def test_only_what_changed_runs(toy: Path) -> None:
     bring_all(toy)
     (toy / "tasks/alone.py").write_text((toy / "tasks/alone.py").read_text() + "# a word\n")
