@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
 _LOCK_HEADER = "schema: '2.0'\nstages:\n"
+_ANCHOR = re.compile(r"^\s*(?:- )?(?:[^\s'\"#]+: )?[&*]\S+$", re.MULTILINE)
 
 
 class WorkspaceBusyError(Exception):
@@ -220,20 +221,33 @@ class Workspace:
             return
         lock_file = Path(stage.path).with_suffix(".lock")
         draft = Path(self._repo.tmp_dir) / lock_file.name
-        text = lock_file.read_text() if lock_file.exists() else ""
-        entries = _entries(text)
-        if entries is None:  # somebody's own layout, kept as DVC keeps it
-            draft.write_text(text)
-            Lockfile(self._repo, str(draft)).dump(stage)
+        draft.unlink(missing_ok=True)
+        Lockfile(self._repo, str(draft)).dump(stage)
+        new = _entries(draft.read_text())
+        old = _entries(lock_file.read_text() if lock_file.exists() else "")
+        if new is None or old is None:
+            self._dump_with_all_others(stage, lock_file, draft)
         else:
-            draft.unlink(missing_ok=True)
-            Lockfile(self._repo, str(draft)).dump(stage)
-            entries |= _entries(draft.read_text()) or {}
-            # In the order of `dvc repro`, however stages that ran side by side came to an end.
-            others = [name for name in entries if name not in self._order]
-            ours = [name for name in self._order if name in entries]
-            draft.write_text(_LOCK_HEADER + "".join(entries[name] for name in others + ours))
+            entries = old | new
+            draft.write_text(_LOCK_HEADER + "".join(entries[n] for n in self._in_order(entries)))
         draft.replace(lock_file)
+
+    def _dump_with_all_others(self, stage: PipelineStage, lock_file: Path, draft: Path) -> None:
+        """Write the whole lock file as DVC would: comments stay, and anchors find new names."""
+        from dvc.dvcfile import Lockfile
+        from dvc.utils.serialize import modify_yaml
+
+        draft.write_text(lock_file.read_text() if lock_file.exists() else "")
+        Lockfile(self._repo, str(draft)).dump(stage)
+        with modify_yaml(str(draft)) as content:
+            entries = content["stages"]
+            for name in self._in_order(entries):
+                entries.move_to_end(name)
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        """Ours in the order of `dvc repro`, however stages that ran side by side came to an end."""
+        known = {name: place for place, name in enumerate(self._order)}
+        return sorted(names, key=lambda name: known.get(name, -1))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -402,11 +416,17 @@ def _phrases(things: dict[str, Any]) -> Iterator[str]:
 
 
 def _entries(text: str) -> dict[str, str] | None:
-    """The entries of a lock file as they stand there, or None if it has not DVC's own layout."""
+    """The entries of a lock file as they stand there, or None if they cannot be moved as text.
+
+    They cannot where somebody laid the file out otherwise, or where an entry holds YAML anchors,
+    whose names are unique in the whole file alone.
+    """
     if not text:
         return {}
     body = text.removeprefix(_LOCK_HEADER)
     if body == text or not all(line.startswith("  ") for line in body.splitlines()):
+        return None
+    if _ANCHOR.search(body):
         return None
     blocks = re.split(r"^(?=  [^ ])", body, flags=re.MULTILINE)[1:]
     return {block.partition(":")[0].strip(): block for block in blocks}

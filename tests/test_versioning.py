@@ -101,6 +101,24 @@ def test_lock_file_that_somebody_laid_out_otherwise_is_kept_so(toy: Path) -> Non
     assert run(["dvc", "repro"], toy).stdout.count("didn't change, skipping") == 5
 
 
+def test_settings_with_anchors_give_the_lock_file_of_dvc_repro(toy: Path, tmp_path: Path) -> None:
+    """Every entry that holds such settings has anchors, whose names must not meet."""
+    other = make_toy(tmp_path / "other")
+    for folder in (toy, other):
+        params = (folder / "params.yaml").read_text()
+        anchored = "rounds: {a: &quick {epochs: 3}, b: *quick}"
+        (folder / "params.yaml").write_text(params.replace("rounds: {}", anchored))
+        stages = (folder / "dvc.yaml").read_text()
+        stages = stages.replace("[seed]", "[seed, rounds]")
+        stages = stages.replace("outs: [data/alone]", "outs: [data/alone]\n    params: [rounds]")
+        (folder / "dvc.yaml").write_text(stages)
+    assert set(bring_all(toy).values()) == {Outcome.RAN}
+    assert changed() == set()
+    assert run(["dvc", "repro"], other).returncode == 0
+    assert (toy / "dvc.lock").read_text().count("&id") == 2
+    assert (toy / "dvc.lock").read_text() == (other / "dvc.lock").read_text()
+
+
 def test_only_what_changed_runs(toy: Path) -> None:
     bring_all(toy)
     (toy / "tasks/alone.py").write_text((toy / "tasks/alone.py").read_text() + "# a word\n")
