@@ -282,7 +282,9 @@ def test_server_that_goes_away_costs_no_finished_stage(
     with subprocess.Popen(
         FLOW,
         cwd=toy,
-        env=workspace_environment(toy, **prefect_home, TOY_SECONDS="2"),
+        env=workspace_environment(
+            toy, **prefect_home, TOY_SECONDS="2", PREFECT_CLIENT_MAX_RETRIES="0"
+        ),
         stderr=subprocess.PIPE,
         text=True,
     ) as started:

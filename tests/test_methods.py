@@ -128,7 +128,10 @@ def test_an_unknown_method_is_answered_with_the_known_ones():
         ({"keep": 1.5}, r"keep must be in \(0, 1\], got 1.5"),
         ({"keep": "half"}, r"keep must be in \(0, 1\], got 'half'"),
         ({"keep": True}, r"keep must be in \(0, 1\], got True"),
-        ({"keep": 0.5, "importance": "size"}, "importance must be one of obs, magnitude, random"),
+        (
+            {"keep": 0.5, "importance": "size"},
+            "importance must be one of obs, magnitude, magnitude_l1",
+        ),
         ({"keep": 0.5, "compensate": "no"}, "compensate must be one of least_squares, bias, none"),
     ],
 )

@@ -2,7 +2,9 @@
 
 A consumer multiplies its input H (rows, inputs) with a kernel V (inputs, outputs). A unit leaves by
 losing its rows of V; what it contributed is taken over, as far as least squares allows, by the
-inputs that stay and by the bias, the kernel's last row, whose input is always one.
+inputs that stay and by the bias, the kernel's last row, whose input is always one. What is between
+a unit and the next consumer (activations, normalizations, depthwise kernels, pooling) is not
+touched: the consumer's input is looked at where it is read.
 
 Optimal Brain Surgeon (Hassibi & Stork 1993), applied to whole units as in channel pruning by least
 squares (He et al. 2017) and in Optimal Brain Compression (Frantar & Alistarh 2022).
@@ -11,46 +13,26 @@ squares (He et al. 2017) and in Optimal Brain Compression (Frantar & Alistarh 20
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from secateur.graph import Group, Slice, inputs_at
+from secateur.graph import Group, inputs_at
+from secateur.graph.rules import rule_of
+from secateur.graph.trace import trace
+from secateur.graph.walk import Place
+from secateur.masks import alive, masked_least_squares
 from secateur.metrics import batches
+from secateur.mixing import LinearMap, Moments, linear_maps, moments_of
 
 Compensate = Literal["least_squares", "bias", "none"]
 
 RIDGE = 1e-6
 
 
-class Moments:
-    """Second moments of a consumer's input, gathered batch by batch in float64.
-
-    The memory it takes is inputs², however many rows pass.
-
-    Attributes:
-        now: E[hhᵀ], (inputs, inputs), of the input in the model as it is cut so far.
-        drift: E[h·h_beforeᵀ] - E[hhᵀ], (inputs, inputs): how the cuts so far have moved it.
-        means: E[h], (inputs,).
-    """
-
-    def __init__(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take them of pairs of batches (rows, inputs): the input now, and before any cut."""
-        rows = 0
-        now = cross = means = np.zeros(())
-        for after, before in pairs:
-            rows += len(after)
-            now = now + after.T @ after
-            cross = cross + after.T @ before
-            means = means + after.sum(axis=0)
-        self.now: np.ndarray = now / rows
-        self.drift: np.ndarray = (cross - now) / rows
-        self.means: np.ndarray = means / rows
-
-
 class Consumer:
-    """One consumer while units leave: its kernel, repaired after each, and what the next costs.
+    """One linear map while units leave: its matrix, repaired after each, and what the next costs.
 
     Attributes:
         kernel: (inputs, outputs) float64; a bias is its last row, whose input is always one. Rows
@@ -59,7 +41,7 @@ class Consumer:
 
     def __init__(
         self,
-        layer: keras.layers.Dense,
+        linear_map: LinearMap,
         positions: np.ndarray,
         moments: Moments,
         compensate: Compensate = "least_squares",
@@ -68,22 +50,28 @@ class Consumer:
         """Start from all units.
 
         Args:
-            layer: the consumer; `write` gives it the repaired kernel.
+            linear_map: the consumer; `write` gives it the repaired matrix.
             positions: (units, k), the inputs that belong to each unit.
             moments: of its inputs, the bias' one included.
             compensate: what takes over when a unit leaves: the other inputs and the bias, the bias
                 alone, or nothing.
             ridge: added to the moments' diagonal, as a share of its mean.
         """
-        self.layer = layer
+        self.map = linear_map
         self.positions = positions
         self.compensate = compensate
-        self.means = moments.means
+        self.moments = moments
         inputs = len(moments.now)
-        damping = ridge * np.trace(moments.now) / inputs * np.eye(inputs)
-        self.inverse = np.linalg.inv(moments.now + damping)
-        self.kernel = _kernel_with_bias(layer)
-        if compensate == "least_squares":
+        # Where no input ever differs from zero, any damping gives a zero answer.
+        damping = ridge * np.trace(moments.now) / inputs or 1.0
+        self.inverse = np.linalg.inv(moments.now + damping * np.eye(inputs))
+        self.kernel = linear_map.matrix()
+        self._wanted = moments.cross @ self.kernel
+        # Zeros of earlier cuts stay zero; a bias is no kernel and always alive.
+        self._alive = np.ones(self.kernel.shape, bool)
+        self._alive[: linear_map.inputs] = alive(self.kernel[: linear_map.inputs])
+        self._is_sparse = not self._alive.all()
+        if compensate == "least_squares" and moments.drift.any():
             # Earlier cuts have moved this input: first fit the kernel to what it gave before them.
             self.kernel += self.inverse @ (moments.drift @ self.kernel)
 
@@ -103,9 +91,10 @@ class Consumer:
         answer = np.linalg.solve(self.inverse[np.ix_(leaving, leaving)], self.inverse[leaving]).T
         if self.compensate == "least_squares":
             self.kernel -= answer @ lost
-        elif self.compensate == "bias" and self.layer.use_bias:
-            self.kernel[-1] += self.means[leaving] @ lost
+        elif self.compensate == "bias" and self.map.bias is not None:
+            self.kernel[-1] += self.moments.means[leaving] @ lost
         self.kernel[leaving] = 0
+        self._alive[leaving] = False
         self.inverse -= answer @ self.inverse[leaving]
         # Exact zeros, and ones on the diagonal that no later division trips over.
         self.inverse[leaving] = 0
@@ -114,10 +103,13 @@ class Consumer:
 
     def write(self) -> None:
         """Give the layer its repaired kernel and bias."""
-        inputs = self.layer.kernel.shape[0]
-        self.layer.kernel.assign(self.kernel[:inputs])
-        if self.layer.use_bias:
-            self.layer.bias.assign(self.kernel[inputs])
+        if self.compensate == "least_squares" and self._is_sparse:
+            fitted = masked_least_squares(
+                self.moments.now, self._wanted, self._alive, self.map.matrix()
+            )
+            self.map.write(fitted)
+        else:
+            self.map.write(self.kernel)
 
 
 def consumers_of(
@@ -136,35 +128,14 @@ def consumers_of(
         sample: (rows, ...) calibration sample.
         compensate: see `Consumer`.
     """
-    return [
-        Consumer(
-            part.layer,
-            part.positions,
-            Moments(_inputs_now_and_before(part, model, original, sample)),
-            compensate,
-        )
-        for part in group.consumers
-    ]
-
-
-def _inputs_now_and_before(
-    part: Slice, model: keras.Model, original: keras.Model, sample: np.ndarray
-) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    now, before = inputs_at(model, part.places), inputs_at(original, part.places)
-    for batch in batches(sample):
-        for after, previous in zip(now(batch), before(batch), strict=True):
-            yield _as_rows(after, part.layer), _as_rows(previous, part.layer)
-
-
-def _as_rows(inputs: np.ndarray, layer: keras.layers.Dense) -> np.ndarray:
-    """What a consumer multiplies its kernel with: (rows, inputs), ones behind it for a bias."""
-    rows = np.asarray(inputs, np.float64).reshape(-1, layer.kernel.shape[0])
-    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1) if layer.use_bias else rows
-
-
-def _kernel_with_bias(layer: keras.layers.Dense) -> np.ndarray:
-    kernel = np.asarray(layer.kernel, np.float64)
-    return np.vstack([kernel, np.asarray(layer.bias)]) if layer.use_bias else kernel
+    consumers = []
+    for part in group.consumers:
+        maps = linear_maps(part.layer, part.variable)
+        found = moments_of(maps, part.places, model, sample, original) if maps else ()
+        for one, moments in zip(maps, found, strict=True):
+            positions = one.inputs_of(part.axis, part.positions)
+            consumers.append(Consumer(one, positions, moments, compensate))
+    return consumers
 
 
 def remove_cheapest(consumers: Sequence[Consumer], count: int) -> list[tuple[int, float]]:
@@ -193,3 +164,32 @@ def remove_in_order(consumers: Sequence[Consumer], units: Iterable[int]) -> list
         for consumer in consumers:
             consumer.remove(unit)
     return removed
+
+
+def renew_batch_norm(model: keras.Model, sample: np.ndarray) -> None:
+    """Give every BatchNormalization of a model, in place, the statistics of a sample.
+
+    They are taken layer by layer from the input to the output, so that each sees what the renewed
+    ones before it give.
+
+    Args:
+        model: a built functional or Sequential model, which may hold others.
+        sample: (rows, ...) in the model's input shape.
+    """
+    calls: dict[int, tuple[Any, list[Place]]] = {}
+    for visit in trace(model, rule_of).visits:
+        if type(visit.operation) is keras.layers.BatchNormalization:
+            calls.setdefault(id(visit.operation), (visit.operation, []))[1].append(visit.place)
+    for norm, places in calls.values():
+        read = inputs_at(model, places)
+        rows, total, squares = 0, np.zeros(()), np.zeros(())
+        for batch in batches(sample):
+            for found in read(batch):
+                values = np.moveaxis(np.asarray(found, np.float64), norm.axis, -1)
+                values = values.reshape(-1, values.shape[-1])
+                rows += len(values)
+                total = total + values.sum(axis=0)
+                squares = squares + (values**2).sum(axis=0)
+        mean = total / rows
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.maximum(squares / rows - mean**2, 0))

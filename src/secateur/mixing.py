@@ -39,7 +39,7 @@ SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 RECURRENT = (layers.SimpleRNN, layers.GRU, layers.LSTM)
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
 
-POSITIONS = 2**18  # rows that are taken of a sample where one row of it gives many
+POSITIONS = 2**16  # rows that are taken of a sample where one row of it gives many
 _CHUNK_BYTES = 2**25
 
 

@@ -13,7 +13,10 @@ from secateur.methods.base import Method, RoundReport
 if TYPE_CHECKING:
     import keras
 
-Importance = Literal["obs", "magnitude", "random"]
+Importance = Literal[
+    "obs", "magnitude", "magnitude_l1", "magnitude_l2", "taylor", "obd", "fpgm", "activation",
+    "random",
+]  # fmt: skip
 Compensate = Literal["least_squares", "bias", "none"]
 
 
@@ -29,10 +32,15 @@ class Units(Method):
     Attributes:
         keep: the fraction of every hidden layer's units that stays, in (0, 1]; at least one stays.
         importance: what says which unit leaves: `obs`, the next layers' mean squared change after
-            the best repair; `magnitude`, the L2 norm of the unit's own weights; `random`.
+            the best repair; `magnitude_l1` and `magnitude_l2` (also called `magnitude`), norms of
+            the unit's own weights; `taylor` and `obd`, first and second order of the loss without
+            them; `fpgm`, their distance to all other units' (geometric median); `activation`, the
+            root mean square of what the unit gives; `random`.
         compensate: what takes over: `least_squares`, the other units and the bias; `bias`, the
             bias alone; `none`.
         cut_code: whether the code, the model's bottleneck, is cut too.
+        multiple: widths after a cut are multiples of it, unless the whole group is narrower.
+        minimum: units of a group that stay whatever `keep` says.
         seed: of `random`.
     """
 
@@ -40,6 +48,8 @@ class Units(Method):
     importance: Importance = "obs"
     compensate: Compensate = "least_squares"
     cut_code: bool = False
+    multiple: int = 1
+    minimum: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,11 +61,20 @@ class Units(Method):
                 allowed = ", ".join(get_args(kind))
                 raise InputError(f"{knob} must be one of {allowed}, got {getattr(self, knob)!r}")
 
+        for knob in ("multiple", "minimum"):
+            value = getattr(self, knob)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{knob} must be a whole number from 1, got {value!r}")
+
     def shrink(self, model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, RoundReport]:
         """See `Method.shrink`."""
-        from secateur.compensation import consumers_of, remove_cheapest, remove_in_order
+        from secateur.compensation import (
+            consumers_of,
+            remove_cheapest,
+            remove_in_order,
+        )
         from secateur.graph import dependency_groups, keep_units
-        from secateur.importance import leaving_order
+        from secateur.importance import Scene, leaving_order
         from secateur.saving import copy_model
 
         # Units that leave are silenced in a copy, their rows in the next kernels zero, so that all
@@ -72,10 +91,13 @@ class Units(Method):
             if count == 0 and not kept:
                 continue  # nothing before this group has changed
             consumers = consumers_of(group, silenced, model, sample, self.compensate)
-            if self.importance == "obs":
+            if self.importance == "obs" and consumers:
                 removed = remove_cheapest(consumers, count)
             else:
-                order = leaving_order(group, self.importance, self.seed)
+                # What nothing is known to read cannot be weighed by its readers.
+                importance = "magnitude" if self.importance == "obs" else self.importance
+                scene = Scene(group, consumers, silenced, sample)
+                order = leaving_order(scene, importance, self.seed)
                 removed = remove_in_order(consumers, order[:count])
             for consumer in consumers:
                 consumer.write()
@@ -83,13 +105,12 @@ class Units(Method):
                 leaving = [unit for unit, _ in removed]
                 kept[group.name] = np.setdiff1d(np.arange(group.units), leaving)
                 report.groups.append(_what_went(group.name, group.units, removed))
-        return (
-            keep_units(silenced, kept),
-            replace(report, uncompensated=keep_units(model, kept)),
-        )
+        cut, uncompensated = keep_units(silenced, kept), keep_units(model, kept)
+        return cut, replace(report, uncompensated=uncompensated)
 
     def _units_kept(self, units: int) -> int:
-        return max(1, int(self.keep * units + 0.5))
+        rounded = int(self.keep * units / self.multiple + 0.5) * self.multiple
+        return min(units, max(rounded, self.multiple, self.minimum))
 
 
 def _what_went(name: str, units: int, removed: list[tuple[int, float]]) -> dict[str, Any]:
