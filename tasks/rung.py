@@ -51,8 +51,9 @@ def write_rung(
 
 
 def write_cut(folder: Path, report: RoundReport) -> None:
-    """Write what went, and what was left alone and why."""
-    paths.write_json(folder / paths.CUT, {"groups": report.groups, "skipped": report.skipped})
+    """Write what went, what was left alone and why, and what became of a target."""
+    cut = {"groups": report.groups, "skipped": report.skipped, "budget": report.budget}
+    paths.write_json(folder / paths.CUT, cut)
 
 
 def write_history(folder: Path, history: pd.DataFrame) -> None:

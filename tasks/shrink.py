@@ -36,7 +36,7 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     parent = load(paths.rung_folder(wanted.parent) / paths.MODEL)
     sample = calibration_sample(train, wanted.calibration_rows, seed)
-    cut, report = shrink(parent, sample, wanted.method, **wanted.options)
+    cut, report = shrink(parent, sample, wanted.method, wanted.target, **wanted.options)
     scores = {
         "before_cut": mean_squared_error(parent, validation),
         "after_cut": mean_squared_error(report.uncompensated, validation),

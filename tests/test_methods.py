@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import keras
@@ -109,9 +110,33 @@ def test_everything_is_accounted_for(method, subject, train):
 
 
 @every_method
+def test_a_target_takes_the_place_of_the_amount(method, subject, train):
+    """Half of the way from the whole model to the cut one: met, never overshot, and told."""
+    saved = SAVES.get(method, "nonzero_macs")
+    before = getattr(costs(subject), saved)
+    asked = (before + getattr(costs(shrink(subject, train, method, **CUTS[method])[0]), saved)) // 2
+    amount = METHODS[method].amount
+    options = {knob: value for knob, value in CUTS[method].items()
+               if amount is None or knob != amount.knob}  # fmt: skip
+    if amount is None:
+        with pytest.raises(InputError, match=f"method '{method}' has no knob that says how much"):
+            shrink(subject, train, method, {saved: asked}, **options)
+        return
+    cut, report = shrink(subject, train, method, {saved: asked}, **options)
+    reached = getattr(costs(cut), saved)
+    assert reached <= asked < before
+    assert report.budget == {
+        "cost": saved, "asked": asked, "reached": reached, "before": before, "why": None,
+    }  # fmt: skip
+    with pytest.raises(InputError, match=f"a target takes the place of '{amount.knob}'"):
+        shrink(subject, train, method, {saved: asked}, **{amount.knob: amount.most})
+
+
+@every_method
 def test_the_class_says_what_its_knobs_do(method):
     documented = inspect.getdoc(METHODS[method])
-    assert all(f"{knob}:" in documented for knob in METHODS[method].__dataclass_fields__)
+    names = [knob.name for knob in dataclasses.fields(METHODS[method])]
+    assert all(f"{knob}:" in documented for knob in names)
 
 
 def test_an_unknown_method_is_answered_with_the_known_ones():

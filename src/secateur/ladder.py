@@ -76,7 +76,7 @@ def compress(
             sample.
         validation: (rows, ...) float32, which the guard judges on.
         rounds: per round the keys of `params.yaml`'s rounds but `parent`: `method`, `options`,
-            `calibration_rows` and `recovery`.
+            `target`, `calibration_rows` and `recovery`.
         guard: the keys of `params.yaml`'s guard.
         seed: of the order of rows and of the guard's bootstrap.
 
@@ -88,7 +88,7 @@ def compress(
     current, rungs = model, []
     for wanted in settings:
         sample = np.asarray(train[: wanted.calibration_rows])
-        cut, report = shrink(current, sample, wanted.method, **wanted.options)
+        cut, report = shrink(current, sample, wanted.method, wanted.target, **wanted.options)
         current, history = recover(
             cut, train, validation, seed=seed, **wanted.recovery.model_dump()
         )

@@ -82,6 +82,9 @@ class RoundSettings(_Section):
     method: str = "units"
     options: dict[str, Any] = Field(default_factory=dict)
     """The method's own knobs, see `secateur.METHODS`."""
+    target: dict[str, Any] | None = None
+    """What the result may cost, such as `{macs: 0.5}`, see `secateur.shrink`; in place of the knob
+    that says how much goes."""
     calibration_rows: int = Field(8192, ge=1)
     """Training rows that the cut and its compensation look at, at most."""
     recovery: TrainingSettings = TrainingSettings(epochs=3)
@@ -90,7 +93,7 @@ class RoundSettings(_Section):
     def _method_accepts_options(self) -> RoundSettings:
         from secateur.methods import make_method
 
-        make_method(self.method, self.options)
+        make_method(self.method, self.options, self.target)
         return self
 
 

@@ -7,13 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
+from secateur.budgets import Target, shrink_within
 from secateur.errors import InputError
 from secateur.methods import make_method
 from secateur.methods.base import RoundReport
 
 
 def shrink(
-    model: keras.Model, sample: np.ndarray, method: str, **options: Any
+    model: keras.Model,
+    sample: np.ndarray,
+    method: str,
+    target: Target | None = None,
+    **options: Any,
 ) -> tuple[keras.Model, RoundReport]:
     """A smaller copy of an autoencoder: cut and compensated, not trained.
 
@@ -21,15 +26,18 @@ def shrink(
         model: a built Keras model; it stays as it is.
         sample: (rows, ...) calibration sample in the model's input shape, finite.
         method: a name in `secateur.METHODS`.
+        target: what the result may cost, such as `{"macs": 0.5}` or `{"int8_bytes": 65536}`: one of
+            `secateur.budgets.COSTS` and a fraction in (0, 1] of what the model has or an absolute
+            amount. It takes the place of the method's knob that says how much goes.
         options: the method's knobs.
 
     Returns:
         The smaller model, and a report of what went and what was left alone.
 
     Raises:
-        InputError: the method, an option or the sample cannot be used.
+        InputError: the method, the target, an option or the sample cannot be used.
     """
-    chosen = make_method(method, options)
+    chosen = make_method(method, options, target)
     sample = np.asarray(sample)
     if sample.shape[1:] != tuple(model.input_shape[1:]) or not len(sample):
         raise InputError(
@@ -38,4 +46,6 @@ def shrink(
         )
     if not np.isfinite(sample).all():
         raise InputError("the calibration sample holds values that are not finite")
-    return chosen.shrink(model, sample)
+    if target is None:
+        return chosen.shrink(model, sample)
+    return shrink_within(chosen, model, sample, target)

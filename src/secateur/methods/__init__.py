@@ -23,15 +23,25 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
+def make_method(
+    name: str, options: Mapping[str, Any], target: Mapping[str, Any] | None = None
+) -> Method:
     """The named method with its knobs set.
 
+    Args:
+        name: in `METHODS`.
+        options: the method's knobs.
+        target: see `secateur.budgets`; it takes the place of the knob that says how much goes,
+            which is set so that nothing does.
+
     Raises:
-        InputError: the name, an option's name or an option's value is not allowed.
+        InputError: the name, an option's name or value, or the target is not allowed.
     """
     if name not in METHODS:
         raise InputError(f"Unknown method {name!r}. Known: {', '.join(METHODS)}")
     method = METHODS[name]
+    if target is not None:
+        options = {**options, **_in_place_of(target, name, options)}
     knobs = {field.name: field for field in dataclasses.fields(method)}
     unknown = sorted(set(options) - set(knobs))
     if unknown:
@@ -49,3 +59,21 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     if missing:
         raise InputError(f"Method {name!r} needs the option {', '.join(map(repr, missing))}")
     return method(**options)
+
+
+def _in_place_of(
+    target: Mapping[str, Any], name: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    from secateur.budgets import check_target
+
+    check_target(target)
+    amount = METHODS[name].amount
+    if amount is None:
+        able = ", ".join(one for one, method in METHODS.items() if method.amount)
+        raise InputError(
+            f"method {name!r} has no knob that says how much goes, so that no target can be given; "
+            f"those that have: {able}"
+        )
+    if amount.knob in options:
+        raise InputError(f"a target takes the place of {amount.knob!r}: leave {amount.knob} out")
+    return {amount.knob: amount.most}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from secateur.errors import InputError
-from secateur.methods.base import Method, RoundReport
+from secateur.methods.base import Amount, Method, RoundReport
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +40,10 @@ class Cluster(Method):
         fit: what the values are: `least_squares`, fitted to the layer's outputs; `means`, K-means'
             own means of the weights.
     """
+
+    amount: ClassVar[Amount | None] = Amount(
+        "clusters", least=2, most=2**16, step=1, is_logarithmic=True
+    )
 
     clusters: int = 16
     fit: Fit = "least_squares"

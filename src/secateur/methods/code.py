@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from secateur.errors import InputError
-from secateur.methods.base import Method, RoundReport
+from secateur.methods.base import Amount, Method, RoundReport
 
 if TYPE_CHECKING:
     import keras
@@ -35,6 +35,8 @@ class Code(Method):
             says; at least 0. It is how the dimensions that a variational code has given up are
             found (Burda et al. 2016 use 0.01); without it variance decides nothing.
     """
+
+    amount: ClassVar[Amount | None] = Amount(step=1e-3)
 
     keep: float = 1.0
     turn: bool = True

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from secateur.errors import InputError
-from secateur.methods.base import Method, RoundReport
+from secateur.methods.base import Amount, Method, RoundReport
 
 if TYPE_CHECKING:
     import keras
@@ -43,6 +43,8 @@ class Units(Method):
         minimum: units of a group that stay whatever `keep` says.
         seed: of `random`.
     """
+
+    amount: ClassVar[Amount | None] = Amount()
 
     keep: float
     importance: Importance = "obs"

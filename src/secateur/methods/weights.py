@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from secateur.errors import InputError
-from secateur.methods.base import Method, RoundReport
+from secateur.methods.base import Amount, Method, RoundReport
 
 if TYPE_CHECKING:
     import keras
@@ -42,6 +42,8 @@ class Weights(Method):
             the bias alone; `none`.
         seed: of the signs that the sensitivity of `obs` is sampled with.
     """
+
+    amount: ClassVar[Amount | None] = Amount()
 
     keep: float | None = None
     importance: Importance = "obs"
