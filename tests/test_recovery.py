@@ -63,15 +63,24 @@ def test_training_stops_when_patience_ends(trained, train, validation):
 
 
 def test_a_seed_gives_the_same_weights_in_another_process(train, validation, tmp_path):
+    """For networks that XLA compiles, and for those that convolve."""
     np.savez(tmp_path / "rows.npz", train=train, validation=validation)
     code = """
 import sys, hashlib, keras, numpy as np
+from keras import layers
 from secateur.autoencoders import dense
 from secateur.recovery import recover
 rows = np.load(sys.argv[1])
 keras.utils.set_random_seed(0)
-model, _ = recover(dense(64, (16,), 8), rows["train"], rows["validation"], epochs=2, seed=4)
-print(hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
+convolving = keras.Sequential([
+    keras.Input((64,)), layers.Reshape((8, 8, 1)),
+    layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+    layers.BatchNormalization(),
+    layers.Conv2DTranspose(1, 3, strides=2, padding="same"), layers.Flatten(),
+])
+for untrained in (dense(64, (16,), 8), convolving):
+    model, _ = recover(untrained, rows["train"], rows["validation"], epochs=2, seed=4)
+    print(hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
 """
     command = [sys.executable, "-c", code, str(tmp_path / "rows.npz")]
     digests = {
@@ -79,6 +88,14 @@ print(hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).
         for _ in range(2)
     }
     assert len(digests) == 1
+
+
+def test_the_network_alone_chooses_the_compiler(untrained):
+    image = keras.Input((8, 8, 1))
+    inner = keras.Sequential([image, keras.layers.DepthwiseConv2D(3, padding="same")])
+    nested = keras.Model(image, keras.layers.ReLU()(inner(image)))
+    assert recovery._convolves(nested)
+    assert not recovery._convolves(untrained)
 
 
 def test_every_row_is_seen_when_blocks_are_streamed(train, monkeypatch):

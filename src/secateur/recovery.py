@@ -1,8 +1,9 @@
 """Training: of a baseline from nothing, and of a cut model back to quality.
 
-An epoch is one XLA-compiled loop over rows that lie on the device, so that Python is left once an
-epoch instead of once a batch. Data too large for that is fed in blocks through `tf.data`, and the
-same compiled loop runs over each block.
+An epoch is one compiled loop over rows that lie on the device, so that Python is left once an epoch
+instead of once a batch. Data too large for that is fed in blocks through `tf.data`, and the same
+compiled loop runs over each block. XLA compiles it, but for networks that convolve: on CPUs it has
+no fast gradients for them, TensorFlow's own kernels have.
 """
 
 from __future__ import annotations
@@ -31,7 +32,12 @@ DEVICE_BYTES = 2**30  # training rows up to this size stay on the device
 BLOCK_BYTES = 2**26  # larger data comes in blocks of this size
 _MOST_SHARED = 256  # values of a clustered kernel that training keeps shared
 _SECONDS_BETWEEN_LINES = 2.0
-_SECONDS_TO_COMPILE = 10.0
+_CONVOLUTIONS = (
+    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class _Training:
     def run(self, train: np.ndarray, validation: np.ndarray, seed: int, name: str) -> History:
         order = np.random.default_rng(seed)
         blocks = _Blocks(train, self.settings.batch)
+        self._compile(blocks)
         on_device = tf.constant(validation)
         losses = [(0, math.nan, math.nan, self._validation_loss(on_device))]
         best_epoch, best_weights = 0, self.model.get_weights()
@@ -165,9 +172,14 @@ class _Training:
         columns = ["epoch", "learning_rate", "loss", "validation_loss"]
         return History(pd.DataFrame(losses, columns=columns), best_epoch)
 
+    def _compile(self, blocks: _Blocks) -> None:
+        """Compile the loop by running no step of it, so that no epoch's time holds compilation."""
+        rows, steps = next(iter(blocks.shuffled(np.random.default_rng(0))))
+        self.train_block(rows, tf.constant(steps), tf.constant(0))
+
     def _epoch(self, blocks: _Blocks, order: np.random.Generator) -> float:
         losses = [
-            (float(self.train_block(rows, tf.constant(steps))), len(steps))
+            (float(self.train_block(rows, tf.constant(steps), tf.constant(len(steps)))), len(steps))
             for rows, steps in blocks.shuffled(order)
         ]
         return sum(loss for loss, _ in losses) / sum(steps for _, steps in losses)
@@ -219,8 +231,11 @@ def _compiled_training(
     optimizer: keras.optimizers.Optimizer,
     teacher: keras.Model | None,
     teacher_share: float,
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A function of rows and the steps' row numbers that trains and sums the steps' losses."""
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function that trains: of rows, the steps' row numbers and how many steps to take.
+
+    It gives the sum of the steps' losses.
+    """
     masked = [
         (kernels(model)[path], tf.constant(mask, tf.as_dtype(kernels(model)[path].dtype)))
         for path, mask in masks_of(model).items()
@@ -231,10 +246,12 @@ def _compiled_training(
         if (numbers := _shared_values(np.asarray(kernel))) is not None
     ]
 
-    @tf.function(jit_compile=True)
-    def train_block(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+    convolves = _convolves(model) or (teacher is not None and _convolves(teacher))
+
+    @tf.function(jit_compile=not convolves)
+    def train_block(rows: tf.Tensor, steps: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         total = tf.zeros(())
-        for step in tf.range(tf.shape(steps)[0]):
+        for step in tf.range(count):
             batch = tf.gather(rows, steps[step])
             with tf.GradientTape() as tape:
                 output = model(batch, training=True)
@@ -255,6 +272,14 @@ def _compiled_training(
     return train_block
 
 
+def _convolves(model: keras.Model) -> bool:
+    """Whether there is a convolution in a model.
+
+    The compiler is chosen by that and by nothing measured, so that equal runs give equal bytes.
+    """
+    return any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
+
+
 def _shared_values(kernel: np.ndarray) -> np.ndarray | None:
     """Which of its few values each entry of a kernel has; None if the kernel does not share any.
 
@@ -268,7 +293,7 @@ def _shared_values(kernel: np.ndarray) -> np.ndarray | None:
 
 
 def _compiled_error_sum(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=not _convolves(model))
     def sum_errors(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
         total = tf.zeros((), tf.float32)
         for step in tf.range(tf.shape(steps)[0]):
@@ -286,19 +311,14 @@ class _Progress:
     def __init__(self, name: str, epochs: int) -> None:
         self.name, self.epochs = name, epochs
         self.start = time.monotonic()
-        self.timed_from = 0
         self.next_line = 0.0
 
     def report(self, epoch: int, loss: float, validation_loss: float) -> None:
         now = time.monotonic()
-        if epoch == 1 and now - self.start < _SECONDS_TO_COMPILE and self.epochs > 1:
-            # Mostly compilation: no epoch after it takes as long, so it must not set the ETA.
-            self.start, self.timed_from = now, 1
-            return
         if now < self.next_line and epoch < self.epochs:
             return
         self.next_line = now + _SECONDS_BETWEEN_LINES
-        eta = (now - self.start) / (epoch - self.timed_from) * (self.epochs - epoch)
+        eta = (now - self.start) / epoch * (self.epochs - epoch)
         logger.info(
             "%s: epoch %d/%d, loss %.5g, validation %.5g, %d:%02d left",
             self.name, epoch, self.epochs, loss, validation_loss, *divmod(round(eta), 60),
