@@ -17,7 +17,7 @@ import pandas as pd
 from secateur import paths
 from secateur.costs import costs
 from secateur.evaluation import PCAControl, Reconstruct, measure_errors, score
-from secateur.export import LiteRTModel
+from secateur.litert import LiteRTModel
 from secateur.metrics import reconstruct
 from secateur.saving import load
 from secateur.settings import BASELINE, Settings, load_settings

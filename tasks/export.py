@@ -12,8 +12,11 @@ import numpy as np
 from secateur import paths
 from secateur.errors import InputError
 from secateur.export import calibration_sample, export_float32, export_int8
+from secateur.litert import run_litert
+from secateur.metrics import squared_errors
 from secateur.saving import load
 from secateur.settings import load_settings
+from secateur.sources.prepared import load_rows
 from tasks.command import main
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ def run(rung: str) -> None:
         raise InputError(f"there is no rung {rung!r}; known: {', '.join(settings.rungs)}")
     source = paths.rung_folder(rung)
     model = load(source / paths.MODEL)
-    rows = np.load(paths.TRAIN / paths.ROWS, mmap_mode="r")
+    rows, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     sample = calibration_sample(rows, settings.export.calibration_rows)
     with paths.publishing(paths.EXPORTS / rung) as bundle:
         for file in (source / paths.MODEL, source / paths.METRICS, source / paths.CUT):
@@ -35,6 +38,8 @@ def run(rung: str) -> None:
         float32, int8 = bundle / paths.FLOAT32, bundle / paths.INT8
         float32_deviation = export_float32(model, float32, sample)
         int8_deviation = export_int8(model, int8, sample)
+        for artifact in (float32, int8):
+            np.save(paths.errors_file(artifact), _errors(artifact, validation))
         costs = {
             "keras_bytes": (bundle / paths.MODEL).stat().st_size,
             "float32_bytes": float32.stat().st_size,
@@ -49,6 +54,11 @@ def run(rung: str) -> None:
         rung, costs["float32_bytes"], float32_deviation, len(sample),
         costs["int8_bytes"], int8_deviation,
     )  # fmt: skip
+
+
+def _errors(artifact: Path, rows: np.ndarray) -> np.ndarray:
+    """(rows,) float64: how well the very file reconstructs, which decides what is an anomaly."""
+    return squared_errors(rows, run_litert(artifact, rows))
 
 
 def _gzip_bytes(file: Path) -> int:

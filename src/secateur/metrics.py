@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    import keras
 
 _ROWS_AT_ONCE = 4096
 
@@ -19,6 +22,8 @@ def batches(rows: np.ndarray, size: int = _ROWS_AT_ONCE) -> Iterator[np.ndarray]
 
 def reconstruct(model: keras.Model, rows: np.ndarray) -> np.ndarray:
     """What the model makes of the rows, in its own output shape, batch by batch."""
+    import keras
+
     return np.concatenate(
         [keras.ops.convert_to_numpy(model(batch, training=False)) for batch in batches(rows)]
     )
@@ -34,6 +39,8 @@ def row_errors(model: keras.Model, rows: np.ndarray) -> np.ndarray:
     Returns:
         (rows,) float64.
     """
+    import keras
+
     return np.concatenate(
         [
             squared_errors(batch, keras.ops.convert_to_numpy(model(batch, training=False)))
