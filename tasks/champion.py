@@ -1,54 +1,85 @@
-"""Stage `champion`: choose the cheapest rung that the guard let through."""
+"""Stage `champion`: publish the elected rung as the one model that serves."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from secateur import paths
+from secateur.card import card
+from secateur.detection import threshold
+from secateur.manifest import write_manifest
 from secateur.settings import load_settings
+from secateur.sources.prepared import load_rows
 from tasks.command import main
 
 logger = logging.getLogger(__name__)
 
+REFERENCE_ROWS, REFERENCE_VALUES = 4096, 2**20  # at most: 4 MB of float32
+
 
 def run() -> None:
-    """Copy the winner's bundle, with a record of who stood for election.
+    """Put the winner's bundle in the place of the champion before it, as a whole.
 
-    The baseline always stands. Of equally cheap rungs the first in the order of the ladder wins.
+    With it go the thresholds, a sample of what it was trained on, a page that says what it is, and
+    the manifest.
     """
     settings = load_settings()
-    minimise = settings.champion.minimise
-    candidates = [_candidate(rung, minimise) for rung in settings.rungs]
-    winner = min(
-        (candidate for candidate in candidates if candidate["accepted"]),
-        key=lambda candidate: candidate["value"],
-    )
-    with paths.publishing(paths.CHAMPION) as folder:
-        shutil.copytree(paths.EXPORTS / winner["rung"], folder, dirs_exist_ok=True)
-        record = {
-            "rung": winner["rung"],
-            "minimise": minimise,
-            "value": winner["value"],
-            "candidates": candidates,
-        }
+    record = paths.read_json(paths.ELECTION / paths.CHAMPION_RECORD)
+    with paths.replacing(paths.CHAMPION) as folder:
+        shutil.copytree(paths.EXPORTS / record["rung"], folder, dirs_exist_ok=True)
+        shutil.copyfile(paths.SCHEMA, folder / paths.SCHEMA.name)
         paths.write_json(folder / paths.CHAMPION_RECORD, record)
-    logger.info("champion: %s with %d %s", winner["rung"], winner["value"], minimise)
+        thresholds = _thresholds(folder, settings.detection.quantile)
+        paths.write_json(folder / paths.THRESHOLD, thresholds)
+        np.save(folder / paths.REFERENCE, _reference(load_rows(paths.TRAIN)))
+        (folder / paths.CARD).write_text(_card(folder))
+        write_manifest(folder)
+    logger.info("champion: %s with %d %s", record["rung"], record["value"], record["minimise"])
 
 
-def _candidate(rung: str, minimise: str) -> dict[str, Any]:
-    bundle, decided = paths.EXPORTS / rung, paths.DECISIONS / rung
-    costs = {
-        **paths.read_json(bundle / paths.METRICS)["costs"],
-        **paths.read_json(bundle / paths.COSTS),
+def _thresholds(bundle: Path, quantile: float) -> dict[str, Any]:
+    """For each artifact the error above which a row is an anomaly, by its own errors."""
+    errors = {
+        file.stem: np.load(paths.errors_file(file)) for file in sorted(bundle.glob("*.tflite"))
     }
     return {
-        "rung": rung,
-        "state": paths.read_json(decided / paths.VERDICT)["state"],
-        "accepted": paths.read_json(decided / paths.DECISION)["accepted"],
-        "value": costs[minimise],
+        "quantile": quantile,
+        "artifacts": {
+            artifact: {
+                "threshold": threshold(values, quantile),
+                "validation_mse": float(values.mean()),
+                "validation_rows": len(values),
+            }
+            for artifact, values in errors.items()
+        },
     }
+
+
+def _reference(train: np.ndarray) -> np.ndarray:
+    """Training rows, spread evenly over all of them: what new data is compared with."""
+    most = min(len(train), REFERENCE_ROWS, max(1, REFERENCE_VALUES // train.shape[1]))
+    return np.asarray(train[np.linspace(0, len(train) - 1, most).round().astype(int)])
+
+
+def _card(folder: Path) -> str:
+    return card(
+        **{
+            name: paths.read_json(folder / file)
+            for name, file in {
+                "record": paths.CHAMPION_RECORD,
+                "metrics": paths.METRICS,
+                "cut": paths.CUT,
+                "costs": paths.COSTS,
+                "schema": paths.SCHEMA.name,
+                "thresholds": paths.THRESHOLD,
+            }.items()
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -189,7 +189,8 @@ class Workspace:
             outcome = Outcome.RAN
         cached = all(out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
         stage.save(run_cache=cached)
-        stage.commit()
+        # An out that its stage replaces as a whole is not taken apart to link it to the cache.
+        stage.commit(relink=not any(out.persist for out in stage.outs))
         self._dump(stage)
         return outcome
 

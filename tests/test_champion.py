@@ -1,92 +1,193 @@
-"""The champion is the cheapest rung that the guard let through."""
+"""The champion: one complete model that is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import threading
+import time
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-import yaml
 
 from secateur import paths
+from secateur.detection import threshold
+from secateur.errors import InputError
+from secateur.manifest import read_whole, write_manifest
 from tasks import champion
-
-# parameters, MACs, bytes of the int8 file, verdict
-LADDER = {
-    "baseline": (1000, 900, 800, "baseline"),
-    "round_1": (500, 450, 700, "accepted"),
-    "round_2": (400, 460, 600, "accepted"),
-    "round_3": (300, 200, 100, "rejected"),
-    "round_4": (300, 200, 100, "passed_through"),
-}
-
-
-def build(ladder: dict[str, tuple[int, int, int, str]], minimise: str = "parameters") -> None:
-    """A workspace in the current directory, as far as the champion looks at it."""
-    for rung, (parameters, macs, int8_bytes, state) in ladder.items():
-        bundle, decided = paths.EXPORTS / rung, paths.DECISIONS / rung
-        bundle.mkdir(parents=True)
-        decided.mkdir(parents=True)
-        costs = {"parameters": parameters, "macs": macs}
-        accepted = state in ("baseline", "accepted")
-        paths.write_json(bundle / paths.METRICS, {"costs": costs})
-        paths.write_json(bundle / paths.COSTS, {"int8_bytes": int8_bytes})
-        (bundle / paths.MODEL).write_text(rung)
-        paths.write_json(decided / paths.DECISION, {"rung": rung, "accepted": accepted})
-        paths.write_json(decided / paths.VERDICT, {"rung": rung, "state": state})
-    rounds = {rung: {"parent": "baseline", "options": {"keep": 0.5}} for rung in list(ladder)[1:]}
-    settings = {"rounds": rounds, "champion": {"minimise": minimise}}
-    paths.SETTINGS.write_text(yaml.safe_dump(settings, sort_keys=False))
-
-
-def chosen() -> dict[str, Any]:
-    champion.run()
-    return paths.read_json(paths.CHAMPION / paths.CHAMPION_RECORD)
-
-
-@pytest.fixture(autouse=True)
-def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("minimise", "rung", "value"),
-    [("parameters", "round_2", 400), ("macs", "round_1", 450), ("int8_bytes", "round_2", 600)],
+from tests.published import (
+    TRAIN,
+    VALIDATION,
+    elect,
+    make_bundle,
+    make_prepared,
+    publish,
+    publish_for_ever,
 )
-def test_cheapest_accepted_rung_wins(minimise, rung, value):
-    build(LADDER, minimise)
-    record = chosen()
-    assert (record["rung"], record["minimise"], record["value"]) == (rung, minimise, value)
 
 
-def test_champion_holds_a_copy_of_the_winners_bundle():
-    build(LADDER)
-    champion.run()
-    assert (paths.CHAMPION / paths.MODEL).read_text() == "round_2"
-    assert sorted(file.name for file in paths.CHAMPION.iterdir()) == [
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(tmp_path_factory.mktemp("published"))
+
+
+def test_the_folder_is_complete_and_its_manifest_is_that_of_md5sum(published):
+    assert sorted(file.name for file in published.iterdir()) == [
         "champion.json",
         "costs.json",
+        "cut.json",
+        "float32.errors.npy",
+        "float32.tflite",
+        "int8.errors.npy",
+        "int8.tflite",
+        "manifest.md5",
         "metrics.json",
-        "model.keras",
+        "reference.npy",
+        "report.md",
+        "scaling.json",
+        "schema.json",
+        "threshold.json",
     ]
+    checked = subprocess.run(
+        ["md5sum", "--check", "--strict", "manifest.md5"],
+        cwd=published,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert checked.stdout.count(": OK") == 13
+    assert set(read_whole(published)) == {
+        file.name for file in published.iterdir() if file.name != "manifest.md5"
+    }
 
 
-def test_record_names_everybody_who_stood():
-    build(LADDER)
-    assert chosen()["candidates"] == [
-        {"rung": "baseline", "state": "baseline", "accepted": True, "value": 1000},
-        {"rung": "round_1", "state": "accepted", "accepted": True, "value": 500},
-        {"rung": "round_2", "state": "accepted", "accepted": True, "value": 400},
-        {"rung": "round_3", "state": "rejected", "accepted": False, "value": 300},
-        {"rung": "round_4", "state": "passed_through", "accepted": False, "value": 300},
-    ]
+def test_each_artifact_has_the_threshold_of_its_own_errors(published):
+    stored = paths.read_json(published / paths.THRESHOLD)
+    assert stored["quantile"] == 0.95
+    found = set()
+    for artifact, numbers in stored["artifacts"].items():
+        errors = np.load(published / f"{artifact}.errors.npy")
+        assert numbers["validation_rows"] == len(errors) == len(VALIDATION)
+        assert int((errors > numbers["threshold"]).sum()) == 5  # of 101 rows
+        found.add(numbers["threshold"])
+    assert list(stored["artifacts"]) == ["float32", "int8"]
+    assert len(found) == 2
 
 
-def test_of_equally_cheap_rungs_the_first_wins():
-    build({**LADDER, "round_2": (500, 450, 700, "accepted")})
-    assert chosen()["rung"] == "round_1"
+@pytest.mark.parametrize(("rows", "above"), [(1, 0), (10, 0), (100, 1), (101, 1), (1000, 10)])
+def test_no_more_rows_than_the_quantile_allows_lie_above_the_threshold(rows, above):
+    errors = np.random.default_rng(rows).random(rows)
+    assert int((errors > threshold(errors, 0.99)).sum()) == above
 
 
-def test_baseline_wins_when_every_round_was_rejected():
-    build({"baseline": LADDER["baseline"], "round_1": (1, 1, 1, "rejected")})
-    assert chosen()["rung"] == "baseline"
+@pytest.mark.parametrize("errors", [np.empty(0), np.array([1.0, np.nan])])
+def test_a_threshold_needs_finite_errors(errors):
+    with pytest.raises(InputError, match="finite errors"):
+        threshold(errors, 0.99)
+
+
+def test_publishing_again_gives_the_same_bytes(published, tmp_path):
+    again = publish(tmp_path)
+    assert (again / paths.MANIFEST).read_bytes() == (published / paths.MANIFEST).read_bytes()
+
+
+def test_reference_rows_are_spread_over_the_training_rows(published):
+    assert np.array_equal(np.load(published / paths.REFERENCE), TRAIN)
+    wide = np.arange(3000 * 700, dtype=np.float32).reshape(3000, 700)
+    reference = champion._reference(wide)
+    assert reference.shape == (1497, 700)
+    assert np.array_equal(reference[[0, -1]], wide[[0, -1]])
+
+
+def test_report_tells_what_it_is(published):
+    text = (published / paths.CARD).read_text()
+    for part in ("# round_1", "45 parameters", "`int8.tflite`", "400 rows to train", "0.95 of the"):
+        assert part in text
+
+
+def test_a_changed_or_missing_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("secateur.manifest._SECONDS_BETWEEN_TRIES", 0)
+    (tmp_path / "a").write_text("a")
+    write_manifest(tmp_path)
+    (tmp_path / "a").write_text("b")
+    with pytest.raises(InputError, match=r"a is not what manifest\.md5 says"):
+        read_whole(tmp_path)
+    (tmp_path / "a").unlink()
+    with pytest.raises(InputError, match="a is not there"):
+        read_whole(tmp_path)
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+def test_a_reader_never_sees_a_mix(tmp_path, monkeypatch, exchanges):
+    """One thread promotes back and forth while this one reads."""
+    monkeypatch.chdir(tmp_path)
+    if not exchanges:
+        monkeypatch.setattr(paths, "_exchange", lambda one, other: False)
+    folder = Path("models/champion")
+
+    def promote(version: int) -> None:
+        with paths.replacing(folder) as draft:
+            for name in ("a", "b", f"only_{version % 2}"):
+                (draft / name).write_text(str(version))
+            write_manifest(draft)
+
+    promote(0)
+    over = threading.Event()
+
+    def promote_all_along() -> None:
+        version = 0
+        while not over.is_set():
+            promote(version := version + 1)
+
+    promoting = threading.Thread(target=promote_all_along)
+    promoting.start()
+    try:
+        seen = [read_whole(folder) for _ in range(200)]
+    finally:
+        over.set()
+        promoting.join()
+    assert all(len(set(files.values())) == 1 and len(files) == 3 for files in seen)
+    assert len({files["a"] for files in seen}) > 1
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_is_left_as_it_was_when_its_replacement_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with paths.replacing(Path("models/champion")) as draft:
+        (draft / "a").write_text("old")
+
+    def fail() -> None:
+        with paths.replacing(Path("models/champion")) as draft:
+            (draft / "a").write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert Path("models/champion/a").read_text() == "old"
+    assert not list(paths.SCRATCH.rglob("a"))
+
+
+def test_killed_at_any_moment_the_champion_is_whole(tmp_path):
+    """A process that publishes in a loop, killed 20 times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        make_bundle("round_1")
+        make_bundle("round_2")
+        make_prepared()
+        elect("round_1")
+        champion.run()
+    moments = np.random.default_rng(0).uniform(0.02, 0.1, 20)
+    rungs = set()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.published"])
+    for moment in moments:
+        process = context.Process(target=publish_for_ever, args=(tmp_path,))
+        process.start()
+        time.sleep(moment)
+        process.kill()
+        process.join()
+        files = read_whole(tmp_path / paths.CHAMPION)
+        assert len(files) == 13
+        rungs.add(files[paths.CHAMPION_RECORD])
+    assert len(rungs) == 2

@@ -33,6 +33,7 @@ PARAMS = {
     "export": {"calibration_rows": 64},
     "controls": {"from_scratch": True},
     "champion": {"minimise": "parameters"},
+    "detection": {"quantile": 0.95},
     "latency": {"runs": 20, "warm_up": 2},
 }
 # What holds measured times differs from run to run; nothing else may.

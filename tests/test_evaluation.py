@@ -18,7 +18,7 @@ from secateur import paths
 from secateur.costs import costs
 from secateur.evaluation import PCAControl, measure_errors, score
 from secateur.saving import save
-from tasks import champion, evaluate, export, latency
+from tasks import champion, elect, evaluate, export, latency
 
 DIGITS = (load_digits().data / 16).astype(np.float32)
 TRAIN, TEST = DIGITS[:1000], DIGITS[1000:1300]
@@ -115,12 +115,18 @@ def autoencoder(width: int, seed: int) -> keras.Model:
 def build_workspace() -> None:
     """A ladder of untrained models in the current directory, ready to be exported."""
     rungs = {"baseline": (24, "baseline"), "round_1": (12, "accepted"), "round_2": (6, "rejected")}
-    for folder, rows in ((paths.TRAIN, TRAIN), (paths.TEST, TEST)):
+    for folder, rows in (
+        (paths.TRAIN, TRAIN),
+        (paths.VALIDATION, TRAIN[:50]),
+        (paths.TEST, TEST),
+    ):
         folder.mkdir(parents=True)
         np.save(folder / paths.ROWS, rows)
     np.save(paths.TEST / paths.ANOMALIES, ANOMALIES)
     paths.DESCRIPTION.mkdir()
-    paths.write_json(paths.SCHEMA, {"source": "digits", "scaled_range": [0.0, 1.0]})
+    counts = {"train": len(TRAIN), "validation": 50, "test": len(TEST)}
+    schema = {"source": "digits", "path": None, "source_md5": "", "features": 64, "rows": counts}
+    paths.write_json(paths.SCHEMA, {**schema, "scaled_range": [0.0, 1.0]})
     paths.write_json(paths.SCALING, {"kind": "none", "scale": [1.0] * 64, "offset": [0.0] * 64})
     for seed, (rung, (width, state)) in enumerate(rungs.items()):
         model, folder, decided = (
@@ -158,6 +164,7 @@ def build_workspace() -> None:
 def run_stages() -> None:
     for rung in ("baseline", "round_1", "round_2"):
         export.run(rung)
+    elect.run()
     champion.run()
     evaluate.run()
 
@@ -184,7 +191,9 @@ def test_bundle_holds_all_that_a_device_needs(workspace):
     assert sorted(file.name for file in bundle.iterdir()) == [
         "costs.json",
         "cut.json",
+        "float32.errors.npy",
         "float32.tflite",
+        "int8.errors.npy",
         "int8.tflite",
         "metrics.json",
         "model.keras",

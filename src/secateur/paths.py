@@ -6,11 +6,15 @@ All paths are relative to the workspace, the folder that holds `dvc.yaml`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 SETTINGS = Path("params.yaml")
 SCRATCH = Path(".scratch")
@@ -38,6 +42,7 @@ VALIDATION_ERRORS = "validation_errors.npy"  # (rows,) float64, mean squared err
 DECISIONS = MODELS / "decisions"
 EXPORTS = MODELS / "exports"
 CONTROLS = MODELS / "controls"
+ELECTION = MODELS / "election"
 CHAMPION = MODELS / "champion"
 DECISION = "decision.json"  # what later rounds go by, and no more: see judge
 VERDICT = "verdict.json"  # the numbers behind it
@@ -45,6 +50,10 @@ COSTS = "costs.json"
 FLOAT32 = "float32.tflite"
 INT8 = "int8.tflite"
 CHAMPION_RECORD = "champion.json"  # the winner, and who else stood for election
+THRESHOLD = "threshold.json"  # by artifact: the error above which a row is an anomaly
+REFERENCE = "reference.npy"  # (rows, features) float32, scaled: rows of what it was trained on
+CARD = "report.md"
+MANIFEST = "manifest.md5"  # of all files beside it, as `md5sum --check` reads it
 
 REPORTS = Path("reports")
 EVALUATION = REPORTS / "evaluation"
@@ -64,6 +73,11 @@ def rung_folder(rung: str) -> Path:
     return MODELS / rung
 
 
+def errors_file(artifact: Path) -> Path:
+    """Beside an artifact: its own errors of the validation rows, (rows,) float64."""
+    return artifact.with_suffix(".errors.npy")
+
+
 @contextlib.contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files appear in `folder` together, and only if all went well.
@@ -81,6 +95,39 @@ def publishing(folder: Path) -> Iterator[Path]:
             file.replace(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` as a whole, and only if all went well.
+
+    Whoever looks finds the old folder or the new one, with nothing of the other in it. On a file
+    system that cannot exchange two folders there is none for a moment in between.
+    """
+    scratch = SCRATCH / "replacing" / folder
+    old = scratch.with_name(f"{scratch.name}.old")
+    for left_over in (scratch, old):  # by a killed run
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            scratch.rename(folder)
+        elif not _exchange(scratch, folder):
+            folder.rename(old)
+            scratch.rename(folder)
+    finally:
+        for left_over in (scratch, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux; Python has no name for it
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0)
 
 
 def read_json(path: Path) -> Any:

@@ -21,7 +21,14 @@ Activation = Literal[
 BASELINE = "baseline"
 # Folders beside the rungs' own in models/.
 _TAKEN = {
-    folder.name for folder in (paths.DECISIONS, paths.EXPORTS, paths.CONTROLS, paths.CHAMPION)
+    folder.name
+    for folder in (
+        paths.DECISIONS,
+        paths.EXPORTS,
+        paths.CONTROLS,
+        paths.ELECTION,
+        paths.CHAMPION,
+    )
 }
 
 
@@ -127,6 +134,13 @@ class ChampionSettings(_Section):
     minimise: Literal["parameters", "macs", "int8_bytes"] = "parameters"
 
 
+class DetectionSettings(_Section):
+    """When a row counts as an anomaly."""
+
+    quantile: Fraction = 0.99
+    """Share of normal validation rows whose reconstruction error lies within the threshold."""
+
+
 class LatencySettings(_Section):
     """How latency is measured."""
 
@@ -145,6 +159,7 @@ class Settings(_Section):
     export: ExportSettings = ExportSettings()
     controls: ControlSettings = ControlSettings()
     champion: ChampionSettings = ChampionSettings()
+    detection: DetectionSettings = DetectionSettings()
     latency: LatencySettings = LatencySettings()
 
     @field_validator("rounds")

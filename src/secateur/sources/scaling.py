@@ -35,6 +35,15 @@ class Scaling:
         with np.errstate(over="ignore"):  # whoever writes the result looks for infinities
             return (raw * self.scale + self.offset).astype(np.float32)
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Scaling:
+        """What `as_json` gave."""
+        return cls(
+            content["kind"],
+            np.asarray(content["scale"], np.float64),
+            np.asarray(content["offset"], np.float64),
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The content of `scaling.json`."""
         return {

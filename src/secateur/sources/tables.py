@@ -41,7 +41,7 @@ def read_csv(path: Path, md5: str, label: str | None) -> Source:
         except (pa.ArrowInvalid, UnicodeDecodeError):
             _explain_csv(path)
             raise
-    _check_header(names, path)
+    check_header(names, path)
     return _source(table, path, md5, label)
 
 
@@ -96,8 +96,8 @@ def _source(table: pa.Table, path: Path, md5: str, label: str | None) -> Source:
 
 def _numbers(table: pa.Table, path: Path) -> np.ndarray:
     """(rows, columns) float64; empty cells become NaN."""
-    names, columns = list(table.schema.names), [_decoded(column) for column in table.columns]
-    wrong = [name for name, column in zip(names, columns, strict=True) if not _is_number(column)]
+    names, columns = list(table.schema.names), [decoded(column) for column in table.columns]
+    wrong = [name for name, column in zip(names, columns, strict=True) if not is_number(column)]
     if wrong:
         first = columns[names.index(wrong[0])]
         others = f"; so do {_named(wrong[1:])}" if len(wrong) > 1 else ""
@@ -109,14 +109,15 @@ def _numbers(table: pa.Table, path: Path) -> np.ndarray:
     return rows
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Categories as the values that they stand for."""
     if pa.types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     return column
 
 
-def _is_number(column: pa.ChunkedArray) -> bool:
+def is_number(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds numbers, or nothing at all."""
     kinds = pa.types
     return any(
         is_kind(column.type)
@@ -165,8 +166,8 @@ def _parses(column: pa.ChunkedArray) -> bool:
 
 def _label_values(column: pa.ChunkedArray) -> np.ndarray:
     """(rows,) the labels as numbers, or as text where they are not numbers."""
-    column = _decoded(column)
-    if _is_number(column):
+    column = decoded(column)
+    if is_number(column):
         return column.cast(pa.float64(), safe=False).to_numpy()
     return np.array([str(value) for value in column.to_pylist()])
 
@@ -197,7 +198,7 @@ def _explain_csv(path: Path) -> None:
         raise InputError(f"{path} has no rows")
 
 
-def _check_header(names: Sequence[str], path: Path) -> None:
+def check_header(names: Sequence[str], path: Path) -> None:
     """The first line of a .csv file names columns.
 
     Raises:
