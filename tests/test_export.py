@@ -16,15 +16,14 @@ from sklearn.datasets import load_digits
 
 from secateur.errors import InputError
 from secateur.export import (
-    LiteRTModel,
     calibration_sample,
     export_float32,
     export_int8,
     float_operations,
     largest_deviation,
-    run_litert,
 )
 from secateur.latency import measure_latency
+from secateur.litert import LiteRTModel, run_litert
 from secateur.metrics import reconstruct
 from secateur.saving import save
 
