@@ -30,8 +30,8 @@ clean: ## Remove what runs made here, and .venv; DVC's cache and your data stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements: ## Pin again what pyproject.toml asks for (needs uv)
-	uv pip compile pyproject.toml --extra pipeline --extra study --extra dask --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-annotate --quiet \
+	uv pip compile pyproject.toml --extra pipeline --extra s3 --extra study --extra dask --extra dev \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
 		--custom-compile-command "make requirements" --output-file requirements.txt
 
 $(INSTALLED): requirements.txt pyproject.toml
