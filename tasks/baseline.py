@@ -9,12 +9,13 @@ import keras
 
 from secateur import paths
 from secateur.autoencoders import AUTOENCODERS
+from secateur.errors import InputError
 from secateur.methods.base import RoundReport
 from secateur.recovery import recover
 from secateur.settings import BASELINE, load_settings
 from secateur.sources.prepared import load_rows
 from tasks.command import main
-from tasks.rung import write_rung
+from tasks.rung import resumable, write_rung
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +34,32 @@ def run() -> None:
         wanted.code_activation,
         wanted.output_activation,
     )
-    model, history = recover(
-        untrained,
-        train,
-        validation,
-        seed=settings.seed,
-        name=BASELINE,
-        **wanted.training.model_dump(),
-    )
     metrics: dict[str, Any] = {
         "rung": BASELINE,
         "parent": None,
         "method": None,
         "state": "trained",
         "validation_mse": {},
-        "epochs": len(history.table) - 1,
     }
-    with paths.publishing(paths.rung_folder(BASELINE)) as folder:
-        write_rung(folder, model, history.table, RoundReport(), metrics, validation)
+    with resumable(BASELINE) as checkpoint:
+        model, history = recover(
+            untrained,
+            train,
+            validation,
+            seed=settings.seed,
+            name=BASELINE,
+            checkpoint=checkpoint,
+            **wanted.training.model_dump(),
+        )
+        if history.gave_up and history.best_epoch == 0:
+            raise InputError(
+                f"the baseline could not be trained: {history.setbacks[-1].reason}, in all "
+                f"{len(history.setbacks)} attempts, the last with a learning rate of "
+                f"{history.setbacks[-1].learning_rate:.3g}; lower baseline.training.learning_rate, "
+                "or see whether the data holds extreme values"
+            )
+        with paths.publishing(paths.rung_folder(BASELINE)) as folder:
+            write_rung(folder, model, history, RoundReport(), metrics, validation)
     with paths.publishing(paths.DECISIONS / BASELINE) as folder:
         paths.write_json(
             folder / paths.DECISION, {"rung": BASELINE, "accepted": True, "stopped": False}

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 
 from secateur import paths
-from secateur.recovery import recover
+from secateur.recovery import History, recover
 from secateur.saving import from_architecture, save
 from secateur.settings import Settings, load_settings
 from secateur.sources.prepared import load_rows
 from tasks.command import main
-from tasks.rung import write_history
+from tasks.rung import resumable, write_history
 
 logger = logging.getLogger(__name__)
 
@@ -24,28 +24,43 @@ def run(rung: str) -> None:
     settings.round(rung)
     architecture = paths.read_json(paths.rung_folder(rung) / paths.ARCHITECTURE)
     reason = _why_not(settings, architecture)
+    if reason:
+        _publish(rung, None, reason)
+        return
+    keras.utils.set_random_seed(settings.seed)
+    with resumable(f"{paths.CONTROLS.name}/{rung}") as checkpoint:
+        model, history = recover(
+            from_architecture(architecture["model"]),
+            load_rows(paths.TRAIN),
+            load_rows(paths.VALIDATION),
+            seed=settings.seed,
+            name=f"{rung} from scratch",
+            checkpoint=checkpoint,
+            **settings.baseline.training.model_dump(),
+        )
+        if history.gave_up and history.best_epoch == 0:
+            _publish(rung, None, f"training went badly: {history.setbacks[-1].reason}")
+        else:
+            _publish(rung, (model, history))
+
+
+def _publish(
+    rung: str, trained: tuple[keras.Model, History] | None, reason: str | None = None
+) -> None:
     metrics: dict[str, Any]
     with paths.publishing(paths.CONTROLS / rung) as folder:
-        if reason:
+        if trained is None:
             logger.info("%s: no control: %s", rung, reason)
             metrics = {"state": "skipped", "reason": reason, "validation_mse": None, "epochs": None}
         else:
-            keras.utils.set_random_seed(settings.seed)
-            model, history = recover(
-                from_architecture(architecture["model"]),
-                load_rows(paths.TRAIN),
-                load_rows(paths.VALIDATION),
-                seed=settings.seed,
-                name=f"{rung} from scratch",
-                **settings.baseline.training.model_dump(),
-            )
+            model, history = trained
             save(model, folder / paths.MODEL)
             write_history(folder, history.table)
             metrics = {
                 "state": "trained",
                 "reason": None,
                 "validation_mse": history.validation_loss,
-                "epochs": len(history.table) - 1,
+                **history.summary(),
             }
         paths.write_json(folder / paths.METRICS, metrics)
 

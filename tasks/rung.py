@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,24 @@ from secateur.masks import masks_of, save_masks
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
 from secateur.saving import architecture, save
+from secateur.training.history import History
+
+
+@contextlib.contextmanager
+def resumable(training: str) -> Iterator[Path]:
+    """Where a training keeps how far it is, so that a killed stage goes on from there.
+
+    The file goes when the block ends well, so a stage publishes inside of it.
+    """
+    path = paths.checkpoint(training)
+    yield path
+    path.unlink(missing_ok=True)
 
 
 def write_rung(
     folder: Path,
     model: keras.Model,
-    history: pd.DataFrame,
+    history: History,
     report: RoundReport,
     metrics: dict[str, Any],
     validation: np.ndarray,
@@ -30,10 +44,10 @@ def write_rung(
     Args:
         folder: a scratch folder of `paths.publishing`.
         model: the rung's model.
-        history: one row an epoch.
+        history: of its training.
         report: what went, and what was left alone and why.
-        metrics: what is known of the rung but its score after recovery and its costs, which are
-            taken here.
+        metrics: what else is known of the rung; its score after recovery, its training and its
+            costs are added here.
         validation: (rows, features) to score on.
     """
     errors = row_errors(model, validation)
@@ -45,9 +59,11 @@ def write_rung(
     )
     save_masks(masks_of(model), folder / paths.MASKS)
     np.save(folder / paths.VALIDATION_ERRORS, errors)
-    write_history(folder, history)
+    write_history(folder, history.table)
     write_cut(folder, report)
-    paths.write_json(folder / paths.METRICS, {**metrics, "costs": vars(costs(model))})
+    paths.write_json(
+        folder / paths.METRICS, {**metrics, **history.summary(), "costs": vars(costs(model))}
+    )
 
 
 def write_cut(folder: Path, report: RoundReport) -> None:

@@ -12,11 +12,11 @@ from secateur.methods.base import RoundReport
 from secateur.metrics import mean_squared_error
 from secateur.recovery import recover
 from secateur.saving import load
-from secateur.settings import RoundSettings, load_settings
+from secateur.settings import BASELINE, RoundSettings, load_settings
 from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
 from tasks.command import main
-from tasks.rung import write_cut, write_rung
+from tasks.rung import resumable, write_cut, write_rung
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,12 @@ def run(rung: str) -> None:
     if decision["stopped"]:
         _pass_through(rung, wanted)
     else:
-        _shrink(rung, wanted, settings.seed)
+        _shrink(rung, wanted, settings.seed, settings.baseline.training.epochs)
 
 
-def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
+def _shrink(rung: str, wanted: RoundSettings, seed: int, baseline_epochs: int) -> None:
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
+    baseline = load(paths.rung_folder(BASELINE) / paths.MODEL)
     parent = load(paths.rung_folder(wanted.parent) / paths.MODEL)
     sample = calibration_sample(train, wanted.calibration_rows, seed)
     cut, report = shrink(parent, sample, wanted.method, wanted.target, **wanted.options)
@@ -42,19 +43,29 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int) -> None:
         "after_cut": mean_squared_error(report.uncompensated, validation),
         "after_compensation": mean_squared_error(cut, validation),
     }
-    model, history = recover(
-        cut, train, validation, seed=seed, name=rung, **wanted.recovery.model_dump()
-    )
+    teachers = {"none": None, "baseline": baseline, "parent": parent}
+    options = wanted.recovery.model_dump(exclude={"teacher"})
+    options["original_epochs"] = options["original_epochs"] or baseline_epochs
     metrics = {
         "rung": rung,
         "parent": wanted.parent,
         "method": wanted.method,
         "state": "shrunk",
         "validation_mse": scores,
-        "epochs": len(history.table) - 1,
     }
-    with paths.publishing(paths.rung_folder(rung)) as folder:
-        write_rung(folder, model, history.table, report, metrics, validation)
+    with resumable(rung) as checkpoint:
+        model, history = recover(
+            cut,
+            train,
+            validation,
+            teachers[wanted.recovery.teacher],
+            seed=seed,
+            name=rung,
+            checkpoint=checkpoint,
+            **options,
+        )
+        with paths.publishing(paths.rung_folder(rung)) as folder:
+            write_rung(folder, model, history, report, metrics, validation)
     logger.info(
         "%s: validation MSE %.5g, cut %.5g, compensated %.5g, recovered %.5g",
         rung, *scores.values(),
@@ -72,7 +83,10 @@ def calibration_sample(train: np.ndarray, rows: int, seed: int) -> np.ndarray:
 def _pass_through(rung: str, wanted: RoundSettings) -> None:
     parent_folder = paths.rung_folder(wanted.parent)
     metrics = paths.read_json(parent_folder / paths.METRICS)
-    passed = {"rung": rung, "parent": wanted.parent, "state": "passed_through", "epochs": 0}
+    passed = {
+        "rung": rung, "parent": wanted.parent, "state": "passed_through",
+        "epochs": 0, "best_epoch": 0, "attempts": 0, "gave_up": False, "setbacks": [],
+    }  # fmt: skip
     with paths.publishing(paths.rung_folder(rung)) as folder:
         for name in (paths.MODEL, paths.MASKS, paths.VALIDATION_ERRORS, paths.HISTORY):
             shutil.copyfile(parent_folder / name, folder / name)

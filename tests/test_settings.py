@@ -46,7 +46,11 @@ def test_settings_are_frozen():
         ("guard.tolerence", 1, "guard.tolerence: unknown key; known here: tolerance, confidence"),
         ("baseline.training.epoch", 1, "baseline.training.epoch: unknown key; known here: epochs"),
         ("rounds.round_2.keep", 1, "rounds.round_2.keep: unknown key; known here: parent, method"),
-        ("rounds.round_2.recovery.lr", 1, "unknown key; known here: epochs, batch, learning_rate"),
+        (
+            "rounds.round_2.recovery.lr",
+            1,
+            "unknown key; known here: epochs, steps, batch, learning_rate",
+        ),
         ("rounds.round_2.parent", "round_9", "allowed is a rung that stands before it"),
         ("rounds.round_2.parent", "round_2", "allowed is a rung that stands before it"),
         ("rounds.round_2.method", "magnitud", r"Unknown method 'magnitud'\. Known: "),

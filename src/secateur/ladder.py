@@ -15,7 +15,7 @@ from secateur.errors import InputError
 from secateur.guard import Verdict, judge
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
-from secateur.recovery import History, recover
+from secateur.recovery import History, check_schedule, recover
 from secateur.settings import GuardSettings, RoundSettings
 from secateur.shrinking import shrink
 
@@ -89,9 +89,9 @@ def compress(
     for wanted in settings:
         sample = np.asarray(train[: wanted.calibration_rows])
         cut, report = shrink(current, sample, wanted.method, wanted.target, **wanted.options)
-        current, history = recover(
-            cut, train, validation, seed=seed, **wanted.recovery.model_dump()
-        )
+        teacher = {"none": None, "baseline": model, "parent": current}[wanted.recovery.teacher]
+        options = wanted.recovery.model_dump(exclude={"teacher"})
+        current, history = recover(cut, train, validation, teacher, seed=seed, **options)
         verdict = judge(
             baseline_errors,
             row_errors(current, validation),
@@ -108,9 +108,10 @@ def _validated(
     rounds: Iterable[Mapping[str, Any]], guard: Mapping[str, Any]
 ) -> tuple[list[RoundSettings], GuardSettings]:
     try:
-        return (
-            [RoundSettings(**{"parent": "previous", **wanted}) for wanted in rounds],
-            GuardSettings(**guard),
-        )
+        settings = [RoundSettings(**{"parent": "previous", **wanted}) for wanted in rounds]
+        guard_settings = GuardSettings(**guard)
     except ValidationError as error:
         raise InputError(f"compress cannot be used so: {error}") from None
+    for wanted in settings:
+        check_schedule(wanted.recovery)
+    return settings, guard_settings

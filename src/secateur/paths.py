@@ -78,6 +78,11 @@ def errors_file(artifact: Path) -> Path:
     return artifact.with_suffix(".errors.npy")
 
 
+def checkpoint(training: str) -> Path:
+    """Where a training keeps how far it is: a rung's name, or `controls/` and one."""
+    return SCRATCH / "training" / f"{training}.npz"
+
+
 @contextlib.contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files appear in `folder` together, and only if all went well.

@@ -59,14 +59,52 @@ class DataSettings(_Section):
         return self
 
 
+Schedule = Literal["cosine", "rewind", "fine_tune", "restarts"]
+Match = Literal["outputs", "code", "features"]
+
+
 class TrainingSettings(_Section):
-    """How a model is trained."""
+    """How a model is trained: until validation stops improving, or a budget ends."""
 
     epochs: int = Field(30, ge=1)
+    """At most."""
+    steps: int | None = Field(None, ge=1)
+    """At most, if this is less than `epochs` come to."""
     batch: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     patience: int = Field(10, ge=1)
     """Epochs without a better validation loss before training stops."""
+    schedule: Schedule = "cosine"
+    """What becomes of the learning rate: `cosine`, down to zero at the end of the budget; `rewind`,
+    the last part of the cosine that the original training went through (Renda et al. 2020);
+    `fine_tune`, nothing, so give a low one; `restarts`, cosines one after the other (Loshchilov &
+    Hutter 2017)."""
+    cycles: int = Field(3, ge=1, le=20)
+    """Of `restarts`, each twice as long as the one before it, in all as long as the budget."""
+    original_epochs: int | None = Field(None, ge=1)
+    """Of the training that `rewind` goes back to; in the pipeline, the baseline's unless given."""
+    clip: float | None = Field(None, gt=0)
+    """The gradients' largest global norm."""
+    attempts: int = Field(4, ge=1)
+    """How often training may go badly before it is given up, each at a tenth of the rate before."""
+
+
+class TeachingSettings(_Section):
+    """What a teacher adds to a recovery."""
+
+    distillation: float = Field(0.5, ge=0, le=1)
+    """The teacher's share of the loss."""
+    match: Match = "outputs"
+    """Of what the distance to the teacher is taken: the outputs (Hinton et al. 2015), the code, or
+    what every layer reads (FitNets, Romero et al. 2015)."""
+
+
+class RecoverySettings(TeachingSettings, TrainingSettings):
+    """How a round recovers."""
+
+    epochs: int = Field(3, ge=1)
+    teacher: Literal["none", "baseline", "parent"] = "none"
+    """Whom the round's model should match too: the baseline, or the model that it was cut from."""
 
 
 class BaselineSettings(_Section):
@@ -81,6 +119,16 @@ class BaselineSettings(_Section):
     output_activation: Activation = "linear"
     training: TrainingSettings = TrainingSettings()
 
+    @field_validator("training")
+    @classmethod
+    def _has_nothing_to_rewind(cls, training: TrainingSettings) -> TrainingSettings:
+        if training.schedule == "rewind" and training.original_epochs is None:
+            raise ValueError(
+                "a baseline has no training before it that `rewind` could repeat; allowed are the "
+                "other schedules, or original_epochs beside it"
+            )
+        return training
+
 
 class RoundSettings(_Section):
     """One round: what it cuts, from which parent, and how it recovers."""
@@ -94,7 +142,7 @@ class RoundSettings(_Section):
     that says how much goes."""
     calibration_rows: int = Field(8192, ge=1)
     """Training rows that the cut and its compensation look at, at most."""
-    recovery: TrainingSettings = TrainingSettings(epochs=3)
+    recovery: RecoverySettings = RecoverySettings()
 
     @model_validator(mode="after")
     def _method_accepts_options(self) -> RoundSettings:

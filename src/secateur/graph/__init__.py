@@ -1,10 +1,11 @@
 """Dependency groups of any built functional or Sequential model, and cutting them."""
 
+from secateur.graph.code import with_code
 from secateur.graph.describe import describe
 from secateur.graph.folding import fold_norms, foldable_norms
 from secateur.graph.footprint import Footprint
 from secateur.graph.groups import Group, KeptUnits, Slice, dependency_groups
-from secateur.graph.reading import inputs_at
+from secateur.graph.reading import calls_noted, inputs_at
 from secateur.graph.rebuild import keep_units, replace_layers
 from secateur.graph.walk import layer_at
 
@@ -13,6 +14,7 @@ __all__ = [
     "Group",
     "KeptUnits",
     "Slice",
+    "calls_noted",
     "dependency_groups",
     "describe",
     "fold_norms",
@@ -21,4 +23,5 @@ __all__ = [
     "keep_units",
     "layer_at",
     "replace_layers",
+    "with_code",
 ]

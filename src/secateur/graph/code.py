@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from secateur.errors import InputError
 from secateur.graph.labels import Ids, atoms_in, sizes
 from secateur.graph.trace import Trace
 from secateur.graph.walk import graph_of, graph_of_model, nodes
@@ -23,6 +24,21 @@ def code_atoms(model: keras.Model, found: Trace) -> Ids:
     """
     tensor = _code_tensor(graph_of_model(model))
     return np.zeros(0, int) if tensor is None else atoms_in(found.tensors[id(tensor)])
+
+
+def with_code(model: keras.Model) -> keras.Model:
+    """The same layers as a model with two outputs: the model's (first) output and its code.
+
+    Raises:
+        InputError: the model has no graph that could be read, or no hidden tensor.
+    """
+    graph = graph_of_model(model)
+    while (tensor := _code_tensor(graph)) is not None:
+        if any(tensor is one for node, _ in nodes(graph) for one in node.outputs):
+            return keras.Model(graph._inputs, [graph._outputs[0], tensor])
+        ((node, _),) = nodes(graph)  # nothing but a call of another model
+        graph = graph_of(node.operation)
+    raise InputError(f"the model {model.name!r} has no hidden tensor that could be its code")
 
 
 def _code_tensor(graph: Any) -> Any | None:

@@ -70,6 +70,19 @@ def _listening(layer: Any, place: Place, found: Found) -> Iterator[None]:
             object.__delattr__(part, "call")
 
 
+@contextlib.contextmanager
+def calls_noted(layers: Sequence[Any]) -> Iterator[list[list[Any]]]:
+    """What each of the layers reads while the block runs: a list a layer, an entry a call."""
+    notes: list[list[Any]] = [[] for _ in layers]
+    for layer, found in zip(layers, notes, strict=True):
+        object.__setattr__(layer, "call", _noting(layer.call, found))
+    try:
+        yield notes
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "call")
+
+
 def _noting(call: Callable[..., Any], notes: list[Any]) -> Callable[..., Any]:
     def noting(inputs: Any, *args: Any, **kwargs: Any) -> Any:
         notes.append(inputs)

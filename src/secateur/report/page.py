@@ -109,9 +109,13 @@ def _template() -> Any:
 
 
 def _plain(value: Any) -> str:
-    """A setting as a person writes it: lists with commas, options as `keep 0.7`."""
+    """A setting as a person writes it: lists with commas, options as `keep 0.7`, none unset."""
     if isinstance(value, Mapping):
-        pairs = (f"{key.replace('_', ' ')} {_plain(item)}" for key, item in value.items())
+        pairs = (
+            f"{key.replace('_', ' ')} {_plain(item)}"
+            for key, item in value.items()
+            if item is not None
+        )
         return ", ".join(pairs) or formats.MISSING
     if isinstance(value, list | tuple):
         return ", ".join(_plain(item) for item in value) or formats.MISSING

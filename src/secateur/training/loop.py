@@ -1,0 +1,173 @@
+"""What is compiled: many steps of training in one call, and the error of many rows.
+
+XLA compiles it, but for networks that convolve: on CPUs it has no fast gradients for them,
+TensorFlow's own kernels have. That depends on the network and on nothing measured, so that equal
+runs give equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from secateur.masks import kernels, masks_of
+from secateur.training.teaching import Lesson
+
+_MOST_SHARED = 256  # values of a clustered kernel that training keeps shared
+_CONVOLUTIONS = (
+    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
+)  # fmt: skip
+
+
+class Tally(NamedTuple):
+    """What a row of steps has come to; handed back to the next call, so that calls may be short.
+
+    Attributes:
+        taken: steps taken.
+        loss: sum of the steps' losses.
+        error: sum of the steps' mean squared errors, which is the loss where nobody teaches.
+        norm: sum of the gradients' global norms.
+        largest_norm: the largest of them.
+        is_finite: whether all losses and norms were finite; no step is taken after one that is not.
+    """
+
+    taken: Any
+    loss: Any
+    error: Any
+    norm: Any
+    largest_norm: Any
+    is_finite: Any
+
+    @classmethod
+    def of_nothing(cls) -> Tally:
+        """Before the first step."""
+        zero = np.zeros((), np.float32)
+        return cls(np.zeros((), np.int32), zero, zero, zero, zero, np.ones((), bool))
+
+    def fetched(self) -> Tally:
+        """The same off the device."""
+        return Tally(*(np.asarray(one) for one in self))
+
+
+Train = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, Tally], Tally]
+"""Takes a block of rows, (steps, batch) row numbers, the step to stop before, and the tally so far:
+goes on with the step that the tally has come to."""
+
+
+class Patterns:
+    """What training must not undo: kernel entries that are zero, and kernels of few values."""
+
+    def __init__(self, model: keras.Model) -> None:
+        """Read them from a model."""
+        found = kernels(model)
+        self._masked = [
+            (found[path], tf.constant(mask, tf.as_dtype(found[path].dtype)))
+            for path, mask in masks_of(model).items()
+        ]
+        self._shared = [
+            (kernel, tf.constant(numbers.ravel(), tf.int32), int(numbers.max()) + 1)
+            for kernel in found.values()
+            if (numbers := _shared_values(np.asarray(kernel))) is not None
+        ]
+
+    def restore(self) -> None:
+        """Zeros are zero again, and entries that shared a value share their mean."""
+        for kernel, number_of, values in self._shared:
+            means = tf.math.unsorted_segment_mean(tf.reshape(kernel, [-1]), number_of, values)
+            kernel.assign(tf.reshape(tf.gather(means, number_of), kernel.shape))
+        for kernel, mask in self._masked:
+            kernel.assign(kernel * mask)
+
+
+def compiled_training(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    patterns: Patterns,
+    lesson: Lesson | None = None,
+    xla: bool | None = None,
+) -> Train:
+    """The steps of a training.
+
+    Args:
+        model: what is trained.
+        optimizer: built for the model's trainable variables.
+        patterns: what stays as it is.
+        lesson: what a teacher adds to the loss.
+        xla: whether XLA compiles; None chooses by the network.
+    """
+    if xla is None:
+        xla = not (convolves(model) or (lesson is not None and convolves(lesson.teacher)))
+    variables = model.trainable_variables
+
+    def losses(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if lesson is None:
+            error = tf.reduce_mean(tf.square(model(batch, training=True) - batch))
+            return error, error
+        output, distance = lesson.taught(batch)
+        error = tf.reduce_mean(tf.square(output - batch))
+        return (1 - lesson.share) * error + lesson.share * distance, error
+
+    def take_step(batch: tf.Tensor, tally: Tally) -> Tally:
+        with tf.GradientTape() as tape:
+            loss, error = losses(batch)
+        gradients = tape.gradient(loss, variables)
+        optimizer.apply(gradients, variables)
+        patterns.restore()
+        norm = tf.linalg.global_norm(gradients)
+        return Tally(
+            tally.taken + 1,
+            tally.loss + loss,
+            tally.error + error,
+            tally.norm + norm,
+            tf.maximum(tally.largest_norm, norm),
+            tf.math.is_finite(loss) & tf.math.is_finite(norm),
+        )
+
+    @tf.function(jit_compile=xla)
+    def train(rows: tf.Tensor, steps: tf.Tensor, stop: tf.Tensor, tally: Tally) -> Tally:
+        return tf.while_loop(
+            lambda tally: (tally.taken < stop) & tally.is_finite,
+            lambda tally: (take_step(tf.gather(rows, steps[tally.taken]), tally),),
+            (Tally(*map(tf.convert_to_tensor, tally)),),
+        )[0]
+
+    return train
+
+
+def compiled_error_sum(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function of rows and (steps, batch) row numbers: the sum of the rows' squared errors."""
+
+    @tf.function(jit_compile=not convolves(model))
+    def sum_errors(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        total = tf.zeros((), tf.float32)
+        for step in tf.range(tf.shape(steps)[0]):
+            batch = tf.gather(rows, steps[step])
+            squares = tf.square(model(batch, training=False) - batch)
+            total += tf.reduce_mean(squares) * tf.cast(tf.shape(batch)[0], tf.float32)
+        return total
+
+    return sum_errors
+
+
+def convolves(model: keras.Model) -> bool:
+    """Whether there is a convolution in a model, at any depth."""
+    return any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
+
+
+def _shared_values(kernel: np.ndarray) -> np.ndarray | None:
+    """Which of its few values each entry of a kernel has; None if the kernel does not share any.
+
+    A kernel shares values if it has at most 256, from two on, each eight times on average.
+    """
+    values, numbers = np.unique(kernel, return_inverse=True)
+    nonzero = np.count_nonzero(values)
+    if not 2 <= nonzero <= _MOST_SHARED or 8 * nonzero > np.count_nonzero(kernel):
+        return None
+    return numbers.reshape(kernel.shape)
