@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
+_CLAIMS = "rwlock"
 _LOCK_HEADER = "schema: '2.0'\nstages:\n"
 _ANCHOR = re.compile(r"^\s*(?:- )?(?:[^\s'\"#]+: )?[&*]\S+$", re.MULTILINE)
 
@@ -182,15 +183,22 @@ class Workspace:
         # Outs may be links into the cache: a body that wrote into one would spoil the cache.
         stage.remove_outs()
         outcome = Outcome.RESTORED
-        if force or not self._restore(stage):
-            stage.save_deps()  # stops here, before any work, if one is missing
-            with self._unlocked():
-                body()
-            outcome = Outcome.RAN
-        cached = all(out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
-        stage.save(run_cache=cached)
-        # An out that its stage replaces as a whole is not taken apart to link it to the cache.
-        stage.commit(relink=not any(out.persist for out in stage.outs))
+        try:
+            if force or not self._restore(stage):
+                stage.save_deps()  # stops here, before any work, if one is missing
+                with self._unlocked():
+                    body()
+                outcome = Outcome.RAN
+            cached = all(out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
+            stage.save(run_cache=cached)
+            # An out that its stage replaces as a whole is not taken apart to link it to the cache.
+            stage.commit(relink=not any(out.persist for out in stage.outs))
+        except BaseException:
+            # It now holds the new deps beside the old outs, which a second try would take for made
+            # from them.
+            for out in stage.outs:
+                out.clear()
+            raise
         self._dump(stage)
         return outcome
 
@@ -206,7 +214,7 @@ class Workspace:
 
     def _tidy(self) -> None:
         with self._locked():
-            _remove_torn_file(Path(self._repo.tmp_dir) / "rwlock")
+            _remove_torn_file(Path(self._repo.tmp_dir) / _CLAIMS)
 
     def _dump(self, stage: PipelineStage) -> None:
         """Write a stage's entry into its lock file, which is seen whole or not at all.
@@ -333,7 +341,9 @@ def _open_repo() -> Repo:
     logging.getLogger("dvc").propagate = False
     logging.getLogger("dvc.progress").setLevel(logging.CRITICAL)
     try:
-        return Repo()
+        repo = Repo()
+        repo.fs.open = _opening_whole(repo.fs.open)
+        return repo
     except NotDvcRepoError:
         raise InputError(
             f"{Path.cwd()} is not a DVC workspace; run from a workspace's top folder, the one "
@@ -341,6 +351,28 @@ def _open_repo() -> Repo:
         ) from None
     except DvcException as error:
         raise InputError(f"DVC cannot open {Path.cwd()}: {_whole_message(error)}") from None
+
+
+def _opening_whole(open_file: Callable[..., Any]) -> Callable[..., Any]:
+    """DVC's way of opening files, but that its list of claims is seen whole whenever we end.
+
+    DVC writes it in place, twice a stage: a kill in that moment would tear it.
+    """
+
+    def open_whole(path: str, mode: str = "r", **options: Any) -> Any:
+        if Path(path).name == _CLAIMS and mode == "w":
+            return _replacing(Path(path))
+        return open_file(path, mode, **options)
+
+    return open_whole
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    draft = path.with_suffix(".draft")
+    with draft.open("w", encoding="utf-8") as file:
+        yield file
+    draft.replace(path)
 
 
 def _remove_torn_file(path: Path) -> None:

@@ -154,6 +154,22 @@ def test_body_that_fails_leaves_its_stage_to_be_done(toy: Path) -> None:
     assert set(bring_all(toy).values()) == {Outcome.RAN}
 
 
+def test_second_try_after_a_failure_does_not_take_the_old_outs_for_new(toy: Path) -> None:
+    bring_all(toy)
+    (toy / "raw.txt").write_text("s")
+
+    def fail() -> None:
+        raise RuntimeError("broken on purpose")
+
+    with Workspace() as workspace:
+        (start, *_) = workspace.plan()
+        with pytest.raises(RuntimeError):
+            workspace.bring_up_to_date("start", fail)
+        second = workspace.bring_up_to_date("start", lambda: by_hand(start, toy))
+    assert second is Outcome.RAN
+    assert (toy / "data/start/text.txt").read_text() == "st"
+
+
 def test_out_that_was_not_made_is_named(toy: Path) -> None:
     with Workspace() as workspace:
         workspace.plan()
