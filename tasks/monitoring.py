@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import csv
 import re
+import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from logging import Logger, LoggerAdapter
 from pathlib import Path
@@ -18,16 +19,30 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 
 from secateur import paths
 
 SECONDS_BETWEEN_UPDATES = 1.0
+PROMOTED = "secateur.champion.promoted"
+# What the frontier's table shows of frontier.csv, and under which heading: what fits on a screen.
+COLUMNS = {
+    "parameters": "parameters",
+    "nonzeros": "nonzeros",
+    "macs": "MACs",
+    "test_mse": "test MSE",
+    "test_mse_ratio": "to baseline",
+    "auc": "AUC",
+    "int8_test_mse": "int8 MSE",
+    "int8_bytes": "int8 bytes",
+    "int8_median_us": "int8 µs",
+    "float32_median_us": "float32 µs",
+}
 
 AnyLogger = Logger | LoggerAdapter[Any]
 
@@ -62,27 +77,28 @@ class Monitor:
         return Training(self)
 
     def frontier(self) -> None:
-        """A table of every rung and control, as in `frontier.csv`."""
-        rows = [
-            {column: _number(value) for column, value in row.items()}
-            for row in csv.DictReader(paths.FRONTIER.read_text().splitlines())
-        ]
+        """A table of every rung and control: what people compare, out of `frontier.csv`."""
         self.make(
             create_table_artifact,
-            table=rows,
+            table=frontier_rows(paths.FRONTIER.read_text()),
             key="frontier",
-            description="Quality against cost: every rung and control",
+            description=f"Quality against cost: every rung and control. All columns: "
+            f"{paths.FRONTIER}",
         )
 
     def pictures(self) -> None:
-        """The report's pictures, carried whole, so that they show without a file server."""
+        """The report's pictures, carried whole, so that they show without a file server.
+
+        As Markdown: under an image artifact Prefect writes its address out, which is all of it.
+        """
         for picture in sorted(paths.PICTURES.glob("*.png")):
+            name = picture.stem.replace("_", " ").capitalize()
             data = base64.b64encode(picture.read_bytes()).decode()
             self.make(
-                create_image_artifact,
-                image_url=f"data:image/png;base64,{data}",
+                create_markdown_artifact,
+                markdown=f"![{name}](data:image/png;base64,{data})\n",
                 key=_key(picture.stem, "picture"),
-                description=f"{picture.stem.capitalize()} ({picture})",
+                description=f"{name} ({picture})",
             )
 
     def summary(self, results: Sequence[StageResult]) -> None:
@@ -91,7 +107,7 @@ class Monitor:
             create_markdown_artifact,
             markdown=summary_text(results),
             key="summary",
-            description=verdict() or "What the run did",
+            description="What was cut, what the guard said, and how each stage ended",
         )
 
     def make(self, create: Callable[..., Any], **content: Any) -> Any:
@@ -101,8 +117,8 @@ class Monitor:
         try:
             return create(**content)
         except Exception as error:  # whatever goes wrong here, the stages' work is worth more
-            self._answers = False
-            if not self._is_gone():
+            if not self._is_gone():  # it may come back
+                self._answers = False
                 self._logger.warning("Prefect took no artifact: %r; going on without", error)
             return None
 
@@ -161,6 +177,23 @@ class Training:
             )
 
 
+def announce_promotion(workspace: str, message: str) -> None:
+    """Tell Prefect that a new champion serves, for automations to pass on.
+
+    Args:
+        workspace: whose champion it is.
+        message: what there is to know, in a sentence.
+    """
+    emit_event(
+        event=PROMOTED,
+        resource={
+            "prefect.resource.id": f"secateur.{workspace}",
+            "prefect.resource.name": workspace,
+        },
+        payload={"message": message},
+    )
+
+
 def told_state(module: str, words: Sequence[str]) -> str | None:
     """The state that a stage's own files tell of, where it is worth a name: of a judged round."""
     try:
@@ -194,16 +227,40 @@ def verdict() -> str | None:
     )
 
 
+def frontier_rows(table: str) -> list[dict[str, Any]]:
+    """The rows of `frontier.csv` as people compare them.
+
+    Args:
+        table: the text of `frontier.csv`.
+
+    Returns:
+        A row a rung or control: its name, starred if it is the champion, its state, and of COLUMNS
+        those that hold a number anywhere.
+    """
+    rows = list(csv.DictReader(table.splitlines()))
+    shown = [name for name in COLUMNS if any(row.get(name) for row in rows)]
+    return [
+        {
+            "rung": ("★ " if row["champion"] == "True" else "") + row["name"],
+            "state": row["state"].replace("_", " ") or "control",
+            **{COLUMNS[name]: _number(row[name]) for name in shown},
+        }
+        for row in rows
+    ]
+
+
 def summary_text(results: Sequence[StageResult]) -> str:
     """A page of Markdown: the verdict, what was cut, what the guard said, how each stage ended."""
-    parts = [f"# {verdict() or 'No champion yet'}"]
+    parts = [f"**{verdict() or 'No champion yet.'}**"]
     if paths.PAGE.exists():
-        page = paths.PAGE.resolve()
-        parts.append(f"The report: [{paths.PAGE}]({page.as_uri()}) (`{page}`)")
+        # No link: browsers refuse to follow one from a page of a server to a file.
+        parts.append(f"The report is `{paths.PAGE.resolve()}` on {socket.gethostname()}.")
     decisions = sorted(paths.DECISIONS.glob(f"*/{paths.VERDICT}"))
     verdicts = [v for v in map(_read, decisions) if v and v["state"] != "baseline"]
     if verdicts:
-        parts += ["## What was cut", _table(("rung", "cut", "left alone"), map(_cut_row, verdicts))]
+        cuts = {v["rung"]: _read(paths.rung_folder(v["rung"]) / paths.CUT) or {} for v in verdicts}
+        parts += ["## What was cut", _table(("rung", "cut"), map(_cut_row, cuts.items()))]
+        parts += ["\n".join(_left_alone(cuts))]
         columns = ("rung", "state", "MSE rise", "at most", "tolerance")
         parts += ["## What the guard said", _table(columns, map(_verdict_row, verdicts))]
     rows = (
@@ -211,17 +268,38 @@ def summary_text(results: Sequence[StageResult]) -> str:
         for result in results
     )
     parts += ["## Stages", _table(("stage", "state", "seconds", "of which its own work"), rows)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _cut_row(verdict: dict[str, Any]) -> tuple[str, str, str]:
-    cut = _read(paths.rung_folder(verdict["rung"]) / paths.CUT) or {"groups": [], "skipped": []}
-    groups = (
-        f"{group['layer']} {group['units_before']} → {group['units_after']}"
-        for group in cut["groups"]
-    )
-    skipped = (f"{skip['layer']}: {skip['reason']}" for skip in cut["skipped"])
-    return verdict["rung"], "; ".join(groups) or "nothing", "; ".join(skipped) or "-"
+def _cut_row(entry: tuple[str, Mapping[str, Any]]) -> tuple[str, str]:
+    rung, cut = entry
+    return rung, "; ".join(map(_what_went, cut.get("groups", ()))) or "nothing"
+
+
+def _what_went(group: Mapping[str, Any]) -> str:
+    """`encoder_1 64 → 45`, and whatever else a method counts before and after."""
+    words = []
+    for key, before in group.items():
+        thing = key.removesuffix("_before")
+        after = group.get(f"{thing}_after", before)
+        if thing != key and after != before:
+            unit = "" if thing == "units" else f" {thing.replace('_', ' ')}"
+            words.append(f"{before:,} → {after:,}{unit}")
+    if "folded_into" in group:
+        words.append(f"folded into {', '.join(group['folded_into'])}")
+    return " ".join((group["layer"], ", ".join(words) or "changed"))
+
+
+def _left_alone(cuts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each layer that stayed as it was and why, and in which rounds if not in all."""
+    rungs: dict[str, list[str]] = {}
+    for rung, cut in cuts.items():
+        for skip in cut.get("skipped", ()):
+            rungs.setdefault(f"{skip['layer']}: {skip['reason']}", []).append(rung)
+    if rungs:
+        yield "Left alone:\n"
+    for line, where in rungs.items():
+        yield f"- {line}" + ("" if len(where) == len(cuts) else f" ({', '.join(where)})")
 
 
 def _verdict_row(verdict: dict[str, Any]) -> tuple[str, ...]:
