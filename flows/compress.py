@@ -13,18 +13,21 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import CancelledRun, FailedRun, TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
+from flows.leash import end_with_starter
 from flows.server import ServerWatch, use_server
 from secateur import paths
 from secateur.errors import InputError
@@ -34,26 +37,31 @@ from tasks.monitoring import Monitor, StageResult, told_state, verdict
 from tasks.versioning import Outcome, Stage, VersioningError, Workspace, WorkspaceBusyError
 
 WORKERS = 2
+SECONDS_BEFORE_RETRY = 60.0
 FAILURE, MISTAKE, INTERRUPTED, TERMINATED = 1, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM
 REFUSED = "Refused"  # the name of a failed state that is the user's to mend
 
 
 def run_name() -> str:
-    """What a flow run is called: what it was asked for."""
+    """What a flow run is called: its workspace, and what it was asked for."""
     asked = runtime.flow_run.parameters
     parts = [f"to {asked['target']}" if asked["target"] else "everything"]
-    parts += list(map(str, asked["overrides"] or ()))
-    parts += [word for word in ("force", "dry_run") if asked[word]]
-    return ", ".join(parts).replace("_", " ")
+    given = asked["overrides"] or ()
+    words = given.items() if isinstance(given, Mapping) else [(word,) for word in given]
+    parts += ["=".join(map(str, word)) for word in words]
+    parts += [word for word, on in (("force", "force"), ("rehearsal", "dry_run")) if asked[on]]
+    return f"{Path.cwd().name}: {', '.join(parts)}"
 
 
-@flow(flow_run_name=run_name, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+# Prefect's own retries would be left hanging by a flow that returns its failure; see `retries`.
+@flow(flow_run_name=run_name, task_runner=ThreadPoolTaskRunner(), retries=0)  # type: ignore[arg-type]
 def compress(
     overrides: list[str] | dict[str, Any] | None = None,
     target: str | None = None,
     force: bool = False,
     dry_run: bool = False,
-    workers: int = WORKERS,
+    workers: Annotated[int, Field(ge=1)] = WORKERS,
+    retries: Annotated[int, Field(ge=0)] = 0,
 ) -> State[Any]:
     """Shrink the autoencoder of the workspace in the current directory.
 
@@ -65,9 +73,14 @@ def compress(
         force: Run every stage, changed or not
         dry_run: Say what would run, and run nothing
         workers: Stages that may run side by side
+        retries: How often to try a stage again that failed, a minute later; a mistake in data or
+            settings is not tried again
     """
+    if runtime.deployment.id:
+        end_with_starter()
     logger = get_run_logger()
-    logging.getLogger("prefect.task_runs").addFilter(_tells_something)
+    for name in ("task_runs", "flow_runs", "engine"):
+        logging.getLogger(f"prefect.{name}").addFilter(_tells_something)
     try:
         if dry_run:
             text = "\n".join(rehearse(overrides, target, force))
@@ -77,25 +90,33 @@ def compress(
             overriding.write(overriding.overridden(overrides or ()))
             plan = checked_plan(workspace, target)
             monitor = Monitor(logger, lambda: server.gone)
-            schedule = work_through(plan, workspace, monitor, force, workers)
+            schedule = work_through(plan, workspace, monitor, force, workers, retries)
             return conclude(plan, schedule, monitor)
     except InputError as error:
         return Failed(name=REFUSED, message=str(error))
-    except (VersioningError, WorkspaceBusyError) as error:
+    except WorkspaceBusyError as error:
+        return Cancelled(message=str(error))
+    except VersioningError as error:
         return Failed(message=str(error))
 
 
 def work_through(
-    plan: Sequence[Stage], workspace: Workspace, monitor: Monitor, force: bool, workers: int
+    plan: Sequence[Stage],
+    workspace: Workspace,
+    monitor: Monitor,
+    force: bool,
+    workers: int,
+    retries: int,
 ) -> Schedule:
     """Bring every stage of the plan up to date that does not depend on one that fails."""
     schedule = Schedule(plan, workers)
+    stage_task = bring_up_to_date.with_options(retries=retries)
     arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
     futures: dict[str, PrefectFuture[Any]] = {}
     with Children() as children:
         while not schedule.is_over():
             for stage in schedule.startable():
-                future = bring_up_to_date.submit(
+                future = stage_task.submit(
                     stage.name,
                     stage,
                     workspace,
@@ -125,7 +146,7 @@ def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> Sta
     monitor.summary(schedule.results)
     if schedule.failed:
         name = REFUSED if all(s.name == REFUSED for s in schedule.failed.values()) else "Failed"
-        return Failed(name=name, message=schedule.problem(), data=schedule.results)
+        return Failed(name=name, message=schedule.problem())
     message = verdict() or "Every stage is up to date"
     if str(paths.PAGE) in outs and paths.PAGE.exists():
         message += f" See {paths.PAGE}"
@@ -136,7 +157,16 @@ def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> Sta
     )
 
 
-@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def _worth_another_try(_: Any, __: Any, state: State[Any]) -> bool:
+    return state.is_failed() and state.name != REFUSED
+
+
+@task(
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=_worth_another_try,
+)
 def bring_up_to_date(
     name: str,
     stage: Stage,
@@ -178,6 +208,8 @@ def bring_up_to_date(
         training.end()
 
     try:
+        if runtime.task_run.run_count > 1:
+            children.rest(SECONDS_BEFORE_RETRY)  # not by Prefect, whose sleep nothing can end
         outcome = workspace.bring_up_to_date(name, run, force)
     except InputError as error:
         return Failed(name=REFUSED, message=str(error))
@@ -305,8 +337,9 @@ def _put(arrived: queue.SimpleQueue[str], name: str, _: PrefectFuture[Any]) -> N
 
 
 def _tells_something(record: logging.LogRecord) -> bool:
-    """False for what Prefect says before a failed state: the same, and a traceback of nothing."""
-    return record.exc_info != (None, None, None)
+    """False for what Prefect says beside a failed state: the same, and a traceback of nothing."""
+    kind, *_ = record.exc_info or (Exception,)
+    return kind is not None and not issubclass(kind, FailedRun | CancelledRun)
 
 
 def _since(start: float) -> float:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import httpx
 import prefect
+from prefect import runtime
 from prefect.context import refresh_global_settings_context
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import get_current_settings
 
+from flows.leash import end_within
 from secateur.errors import InputError
 
 START_SECONDS = 90.0
@@ -26,6 +28,7 @@ STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_UNTIL_GONE = 3.0
+SECONDS_TO_COME_BACK = 60.0
 
 
 def use_server() -> None:
@@ -150,6 +153,7 @@ class ServerWatch:
         self._logger = logger
         self._url = get_current_settings().api.url
         self._over = threading.Event()
+        self._silenced: list[tuple[logging.Logger, APILogHandler]] = []
 
     def __enter__(self) -> ServerWatch:
         if self._url:
@@ -161,6 +165,8 @@ class ServerWatch:
         if self.gone:
             # Prefect cannot note the end of the run, which is all that it has left to say.
             logging.getLogger("prefect.flow_runs").setLevel(logging.CRITICAL + 1)
+            if runtime.deployment.id:
+                end_within(SECONDS_TO_COME_BACK)
 
     def _look(self) -> None:
         answered = time.monotonic()
@@ -170,9 +176,11 @@ class ServerWatch:
                 with contextlib.suppress(httpx.HTTPError):
                     client.get(f"{self._url}/health")
                     answered = time.monotonic()
-                if time.monotonic() - answered > SECONDS_UNTIL_GONE:
+                away = time.monotonic() - answered > SECONDS_UNTIL_GONE
+                if away and not self.gone:
                     self._go_on_alone()
-                    return
+                elif self.gone and not away:
+                    self._go_on_together()
 
     def _go_on_alone(self) -> None:
         self.gone = True
@@ -181,9 +189,23 @@ class ServerWatch:
             for handler in list(prefect_logger.handlers):
                 if isinstance(handler, APILogHandler):
                     prefect_logger.removeHandler(handler)
-        for name in ("prefect.events", "prefect._internal.concurrency", "EventsWorker"):
+                    self._silenced.append((prefect_logger, handler))
+        for name in _COMPLAINERS:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self._logger.warning(
             "Prefect's server does not answer any more. The stages go on and DVC records them, "
             "but Prefect will not show it."
         )
+
+    def _go_on_together(self) -> None:
+        self.gone = False
+        for prefect_logger, handler in self._silenced:
+            prefect_logger.addHandler(handler)
+        self._silenced.clear()
+        for name in _COMPLAINERS:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        self._logger.warning("Prefect's server answers again")
+
+
+# Who goes on and on about a server that does not answer.
+_COMPLAINERS = ("prefect.events", "prefect._internal.concurrency", "EventsWorker")

@@ -97,7 +97,7 @@ class Children:
         self._alive: set[ForkServerProcess] = set()
         self._changing = threading.Lock()
         self._starting = threading.Lock()
-        self._stopped = False
+        self._stopped = threading.Event()
 
     def __enter__(self) -> Children:
         return self
@@ -151,10 +151,19 @@ class Children:
                 self._alive.discard(process)
         return self._judge(child, last, process)
 
+    def rest(self, seconds: float) -> None:
+        """Let time pass.
+
+        Raises:
+            StoppedError: `stop` was called.
+        """
+        if self._stopped.wait(seconds):
+            raise StoppedError
+
     def stop(self) -> None:
         """End every body at once, and start no more."""
         with self._changing:
-            self._stopped = True
+            self._stopped.set()
             for process in self._alive:
                 process.kill()
 
@@ -162,10 +171,10 @@ class Children:
         """Start a process. The first waits for the fork server's imports, unless we are stopped."""
         starting = threading.Thread(target=self._start_quietly, args=(process,), daemon=True)
         starting.start()
-        while starting.is_alive() and not self._stopped:
+        while starting.is_alive() and not self._stopped.is_set():
             starting.join(0.1)
         with self._changing:
-            if self._stopped:
+            if self._stopped.is_set():
                 if not starting.is_alive():
                     process.kill()
                 raise StoppedError
@@ -200,7 +209,7 @@ class Children:
             raise InputError(last.message)
         if isinstance(last, child.Failed):
             raise BodyError(last.summary, last.traceback)
-        if self._stopped:
+        if self._stopped.is_set():
             raise StoppedError
         raise BodyError(
             f"its process ended with exit code {process.exitcode} and without a word; "

@@ -130,7 +130,7 @@ def test_second_run_and_dvc_repro_have_nothing_to_do(
 
 def test_ui_has_stages_states_logs_and_artifacts(toy: Path, server: dict[str, str]) -> None:
     assert flow(toy, "--target", "side", **server).returncode == 0
-    assert last_run(server)["name"] == "to side"
+    assert last_run(server)["name"] == "toy: to side"
     assert {task["name"] for task in of_run(server, "task_runs")} == {"start", "side@a", "side@b"}
     assert {task["state_name"] for task in of_run(server, "task_runs")} == {"Completed"}
 
