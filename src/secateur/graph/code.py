@@ -35,7 +35,8 @@ def with_code(model: keras.Model) -> keras.Model:
     graph = graph_of_model(model)
     while (tensor := _code_tensor(graph)) is not None:
         if any(tensor is one for node, _ in nodes(graph) for one in node.outputs):
-            return keras.Model(graph._inputs, [graph._outputs[0], tensor])
+            inputs = graph._inputs if len(graph._inputs) > 1 else graph._inputs[0]
+            return keras.Model(inputs, [graph._outputs[0], tensor])
         ((node, _),) = nodes(graph)  # nothing but a call of another model
         graph = graph_of(node.operation)
     raise InputError(f"the model {model.name!r} has no hidden tensor that could be its code")

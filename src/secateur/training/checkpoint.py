@@ -46,7 +46,7 @@ class Checkpoint:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            with np.load(self._path, allow_pickle=False) as archive:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 facts = json.loads(str(archive["facts"]))
                 arrays = {
                     name: [archive[f"{name}/{place}"] for place in range(count)]
