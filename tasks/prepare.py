@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def _schema(
         "source": source.name,
         "path": source.path,
         "source_md5": source.md5,
+        "files": [asdict(file) for file in source.files],
         "features": source.features,
         "feature_names": None if source.feature_names is None else list(source.feature_names),
         "image_shape": None if source.image_shape is None else list(source.image_shape),

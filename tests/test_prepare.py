@@ -60,6 +60,7 @@ def test_digits_become_these_files(workspace):
     assert schema == {
         "source": "digits",
         "path": None,
+        "files": [],
         "features": 64,
         "feature_names": None,
         "image_shape": [8, 8],

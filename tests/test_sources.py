@@ -215,9 +215,36 @@ def test_a_missing_file_is_named(tmp_path):
         read(tmp_path / "nothing.csv")
 
 
-def test_a_folder_is_answered_with_the_files_in_it(tmp_path):
-    (tmp_path / "mine.csv").write_text("a\n1\n")
-    with pytest.raises(InputError, match=r"here: mine\.csv$"):
+def test_a_folder_is_its_files_one_below_the_other(tmp_path):
+    (tmp_path / "day_2.csv").write_text("a,y\n3,1\n4,0\n")
+    (tmp_path / "day_1.csv").write_text("a,y\n1,0\n")
+    (tmp_path / "README.md").write_text("about")
+    source = read(tmp_path, "y")
+    assert source.rows.tolist() == [[1], [3], [4]]
+    assert source.labels is not None
+    assert source.labels.tolist() == [False, True, False]
+    assert [(file.name, file.rows) for file in source.files] == [("day_1.csv", 1), ("day_2.csv", 2)]
+    assert source.path == tmp_path.as_posix()
+    before = source.md5
+    (tmp_path / "day_3.csv").write_text("a,y\n5,0\n")
+    after = read(tmp_path, "y")
+    assert len(after.rows) == 4
+    assert after.md5 != before
+    assert after.files[:2] == source.files
+
+
+def test_files_of_a_folder_hold_the_same_columns(tmp_path):
+    (tmp_path / "1.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "2.csv").write_text("b,a\n1,2\n")
+    with pytest.raises(InputError, match=r"2\.csv has 'b', 'a', .*1\.csv 'a', 'b'"):
+        read(tmp_path)
+
+
+def test_a_folder_without_usable_files_is_answered_with_what_it_holds(tmp_path):
+    with pytest.raises(InputError, match="holds nothing; allowed: files of the kind"):
+        read(tmp_path)
+    (tmp_path / "mine.xls").write_text("a")
+    with pytest.raises(InputError, match=r"holds mine\.xls; allowed"):
         read(tmp_path)
 
 

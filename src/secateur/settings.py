@@ -41,8 +41,9 @@ class DataSettings(_Section):
 
     source: Literal["digits", "fashion-mnist", "file"] = "digits"
     path: Path = Path("data/raw")
-    """For `file`: an .npy, .npz, .csv or .parquet file. For `fashion-mnist`: the folder to look
-    in first. Whatever lies here is a dependency of the pipeline: change it and `prepare` reruns."""
+    """For `file`: an .npy, .npz, .csv or .parquet file, or a folder of them. For `fashion-mnist`:
+    the folder to look in first. Whatever lies here is a dependency of the pipeline: change it and
+    `prepare` reruns."""
     label: str | None = None
     """The label column of a .csv or .parquet, or the label array of an .npz: 1 = anomaly."""
     validation: Fraction = 0.15

@@ -10,6 +10,15 @@ import numpy as np
 BLOCK_VALUES = 2**21  # 16 MB of float64: big data passes through memory a block at a time
 
 
+@dataclass(frozen=True)
+class SourceFile:
+    """A file and how many of the source's rows it holds."""
+
+    name: str
+    md5: str
+    rows: int
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """Raw rows, as they were found.
@@ -25,6 +34,7 @@ class Source:
             test rows of its own has no labels.
         image_shape: (height, width) where a row is a picture, else None.
         feature_names: the columns' names, or None.
+        files: what the rows were read from, in order, where that is the user's own.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Source:
     test_rows: np.ndarray | None = None
     image_shape: tuple[int, int] | None = None
     feature_names: tuple[str, ...] | None = None
+    files: tuple[SourceFile, ...] = ()
 
     @property
     def features(self) -> int:
