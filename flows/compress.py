@@ -62,6 +62,7 @@ def compress(
     dry_run: bool = False,
     workers: Annotated[int, Field(ge=1)] = WORKERS,
     retries: Annotated[int, Field(ge=0)] = 0,
+    pull: bool = False,
 ) -> State[Any]:
     """Shrink the autoencoder of the workspace in the current directory.
 
@@ -75,6 +76,7 @@ def compress(
         workers: Stages that may run side by side
         retries: How often to try a stage again that failed, a minute later; a mistake in data or
             settings is not tried again
+        pull: Get what other machines pushed to DVC's remote instead of running it here
     """
     if runtime.deployment.id:
         end_with_starter()
@@ -90,7 +92,9 @@ def compress(
             overriding.write(overriding.overridden(overrides or ()))
             plan = checked_plan(workspace, target)
             monitor = Monitor(logger, lambda: server.gone)
-            schedule = work_through(plan, workspace, monitor, force, workers, retries)
+            if pull:
+                workspace.fetch_runs()
+            schedule = work_through(plan, workspace, monitor, force, workers, retries, pull)
             return conclude(plan, schedule, monitor)
     except InputError as error:
         return Failed(name=REFUSED, message=str(error))
@@ -107,6 +111,7 @@ def work_through(
     force: bool,
     workers: int,
     retries: int,
+    pull: bool,
 ) -> Schedule:
     """Bring every stage of the plan up to date that does not depend on one that fails."""
     schedule = Schedule(plan, workers)
@@ -124,6 +129,7 @@ def work_through(
                     monitor,
                     force=force,
                     look=schedule.must_look(stage, force),
+                    pull=pull,
                     wait_for=[futures[name] for name in stage.upstream if name in futures],
                     return_state=False,
                 )
@@ -175,6 +181,7 @@ def bring_up_to_date(
     monitor: Monitor,
     force: bool,
     look: bool,
+    pull: bool,
 ) -> State[Any]:
     """Leave a stage up to date in files and in DVC's records: unchanged, restored, or run.
 
@@ -186,6 +193,7 @@ def bring_up_to_date(
         monitor: shows its trainings.
         force: run it in any case.
         look: whether anything can have changed at all.
+        pull: get what the remote has of it before running it.
     """
     if not look:
         return Completed(name="Cached", message="Unchanged", data=0.0)
@@ -210,7 +218,7 @@ def bring_up_to_date(
     try:
         if runtime.task_run.run_count > 1:
             children.rest(SECONDS_BEFORE_RETRY)  # not by Prefect, whose sleep nothing can end
-        outcome = workspace.bring_up_to_date(name, run, force)
+        outcome = workspace.bring_up_to_date(name, run, force, pull)
     except InputError as error:
         return Failed(name=REFUSED, message=str(error))
     except BodyError as error:
@@ -363,7 +371,12 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         use_server()
         state = compress(
-            asked.set, asked.target, asked.force, workers=asked.workers, return_state=True
+            asked.set,
+            asked.target,
+            asked.force,
+            workers=asked.workers,
+            pull=asked.pull,
+            return_state=True,
         )
     except KeyboardInterrupt:
         return _say("interrupted; run again to go on from here", INTERRUPTED)
@@ -405,6 +418,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would run, and run nothing"
     )
+    parser.add_argument(
+        "--pull", action="store_true",
+        help="get what other machines pushed to DVC's remote instead of running it here",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=_positive, default=WORKERS, metavar="N",
         help="stages that may run side by side (default: %(default)s)",

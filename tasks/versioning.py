@@ -136,7 +136,7 @@ class Workspace:
             )
 
     def bring_up_to_date(
-        self, name: str, body: Callable[[], object], force: bool = False
+        self, name: str, body: Callable[[], object], force: bool = False, pull: bool = False
     ) -> Outcome:
         """Restore or run a stage of the plan if it changed, and record it.
 
@@ -145,6 +145,7 @@ class Workspace:
             body: makes the stage's outs; called without any lock held but DVC's own claim on this
                 stage's files, which keeps a `dvc repro` beside us from touching them.
             force: call the body even if nothing changed.
+            pull: get what the default remote has of it before calling the body.
 
         Raises:
             InputError: something that the stage needs is not there.
@@ -159,7 +160,7 @@ class Workspace:
 
         @rwlocked(read=["deps"], write=["outs"])
         def claim_and_reproduce(stage: PipelineStage) -> Outcome:
-            return self._reproduce(stage, body, force)
+            return self._reproduce(stage, body, force, pull)
 
         def take_turn() -> Outcome:
             with self._locked():
@@ -172,10 +173,15 @@ class Workspace:
         except DvcException as error:
             raise VersioningError(_whole_message(error)) from None
 
-    def _reproduce(self, stage: PipelineStage, body: Callable[[], object], force: bool) -> Outcome:
+    def _reproduce(
+        self, stage: PipelineStage, body: Callable[[], object], force: bool, pull: bool
+    ) -> Outcome:
         """What `Stage.reproduce` does, with `body` in place of a shell."""
         if not force and not stage.changed():
             return Outcome.UNCHANGED
+        if pull and not force and not stage.changed(allow_missing=True) and self._fetch(stage):
+            stage.checkout(force=True)
+            return Outcome.RESTORED
         if not _can_run(stage):
             stage.run(force=force)
             self._dump(stage)
@@ -184,7 +190,7 @@ class Workspace:
         stage.remove_outs()
         outcome = Outcome.RESTORED
         try:
-            if force or not self._restore(stage):
+            if force or not self._restore(stage, pull):
                 stage.save_deps()  # stops here, before any work, if one is missing
                 with self._unlocked():
                     body()
@@ -202,15 +208,164 @@ class Workspace:
         self._dump(stage)
         return outcome
 
-    def _restore(self, stage: PipelineStage) -> bool:
+    def _restore(self, stage: PipelineStage, pull: bool) -> bool:
         """Whether DVC had made these outs from these deps before, and put them back."""
         from dvc.stage.cache import RunCacheNotFoundError
 
         try:
-            self._repo.stage_cache.restore(stage)
+            self._repo.stage_cache.restore(stage, pull=pull)
         except RunCacheNotFoundError:
             return False
+        except Exception as error:
+            if not pull:
+                raise
+            logger.info("%s was made before, but not pushed whole: %s", stage, _summary(error))
+            return False
         return True
+
+    def _fetch(self, stage: PipelineStage) -> bool:
+        """Whether all outs of a stage are in the cache, after a look at the remote."""
+        try:
+            for objects in stage.get_used_objs().values():
+                self._repo.cloud.pull(objects)
+        except Exception as error:  # of whatever library speaks the remote's protocol
+            logger.info("The remote lacks what %s left: %s", stage, _summary(error))
+        return bool(stage.outs_cached())
+
+    @property
+    def remote(self) -> str | None:
+        """The name of the default remote, if there is one."""
+        name = self._repo.config["core"].get("remote")
+        return str(name) if name else None
+
+    def fetch_runs(self) -> None:
+        """Get the default remote's list of what other machines have run.
+
+        Raises:
+            InputError: there is no default remote.
+            VersioningError: it cannot be reached, or refuses.
+        """
+        self._need_remote()
+        with (
+            self._speaking_to_remote("Nothing local has changed. To go on without it, do not pull"),
+            self._turn,
+        ):
+            self._patiently(lambda: self._repo.stage_cache.pull(None))
+
+    def push(self) -> None:
+        """Copy to the default remote what it lacks of all outs, and the list of runs.
+
+        Raises:
+            InputError: there is no default remote.
+            VersioningError: it cannot be reached, or refuses.
+        """
+        self._need_remote()
+        with (
+            self._speaking_to_remote(
+                "Nothing local has changed. Run again, or `dvc push --run-cache`, when it is back"
+            ),
+            self._turn,
+        ):
+            self._patiently(lambda: self._repo.push(run_cache=True))
+
+    def _need_remote(self) -> None:
+        if self.remote is None:
+            raise InputError(
+                "this workspace has no default remote; `dvc remote add --default NAME URL` adds "
+                "one, see docs/remotes.md"
+            )
+
+    @contextlib.contextmanager
+    def _speaking_to_remote(self, remedy: str) -> Iterator[None]:
+        """What goes wrong with the remote, with what to do about it."""
+        try:
+            yield
+        except WorkspaceBusyError:
+            raise
+        except Exception as error:  # of whatever library speaks the remote's protocol
+            raise VersioningError(
+                f"the remote {self.remote!r} cannot be used: {_summary(error)}. {remedy}"
+            ) from None
+
+    def update_data(self, path: Path, source: str | None = None) -> bool:
+        """Bring in what the place that data is imported from holds now.
+
+        A failure leaves the data as it was.
+
+        Args:
+            path: of the data, relative to the workspace.
+            source: a folder, file or address to import it from if DVC does not do so yet.
+
+        Returns:
+            Whether the data changed. False, too, where it is not imported.
+
+        Raises:
+            InputError: the source is not the one that it is imported from, or something else is
+                in its place.
+            VersioningError: the source cannot be reached, or refuses.
+        """
+        with self._turn:
+            stage = self._importing(path)
+            if stage is None:
+                if source is None:
+                    return False
+                return self._import_data(path, source)
+            origin = str(stage.deps[0].def_path)
+            if source is not None and not _is_source(stage.deps[0], source):
+                raise InputError(
+                    f"{path} is imported from {origin}, not from {source}; to change that, remove "
+                    f"{os.path.relpath(stage.path)} and {path}"
+                )
+            before = stage.outs[0].hash_info
+            try:
+                self._patiently(lambda: self._update(stage))
+            except WorkspaceBusyError:
+                raise
+            except Exception as error:  # of whatever library speaks the source's protocol
+                self._put_back(stage)
+                raise _unreachable(origin, path, error) from None
+            return bool(stage.outs[0].hash_info != before)
+
+    def _importing(self, path: Path) -> PipelineStage | None:
+        wanted = str(path.resolve())
+        for stage in self._repo.index.stages:
+            if stage.is_import and any(
+                out.fs.isin_or_eq(wanted, out.fs_path) for out in stage.outs
+            ):
+                return stage
+        return None
+
+    def _import_data(self, path: Path, source: str) -> bool:
+        from dvc.exceptions import FileExistsLocallyError
+
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(
+                f"{path} is in the place that {source} is to be imported to; move it away, or "
+                "name a data.path that is free"
+            )
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            url = source if "://" in source else str(Path(source).resolve())
+            self._patiently(lambda: self._repo.imp_url(url, out=str(path)))
+        except (WorkspaceBusyError, FileExistsLocallyError):
+            raise
+        except Exception as error:  # of whatever library speaks the source's protocol
+            raise _unreachable(source, path, error) from None
+        return True
+
+    def _update(self, stage: PipelineStage) -> None:
+        with self._repo.lock:
+            stage.update()
+            self._dump(stage)
+
+    def _put_back(self, stage: PipelineStage) -> None:
+        """Restore data that an update removed before it failed."""
+        from dvc.exceptions import DvcException
+
+        with contextlib.suppress(DvcException), self._repo.lock:
+            stage.reload().checkout(force=True)
 
     def _tidy(self) -> None:
         with self._locked():
@@ -226,7 +381,7 @@ class Workspace:
         from dvc.stage import PipelineStage
 
         if not isinstance(stage, PipelineStage):
-            stage.dump(update_pipeline=False)
+            self._dump_data_file(stage)
             return
         lock_file = Path(stage.path).with_suffix(".lock")
         draft = Path(self._repo.tmp_dir) / lock_file.name
@@ -240,6 +395,14 @@ class Workspace:
             entries = old | new
             draft.write_text(_LOCK_HEADER + "".join(entries[n] for n in self._in_order(entries)))
         draft.replace(lock_file)
+
+    def _dump_data_file(self, stage: Any) -> None:
+        from dvc.stage.serialize import to_single_stage_file
+        from dvc.utils.serialize import dump_yaml
+
+        draft = Path(self._repo.tmp_dir) / Path(stage.path).name
+        dump_yaml(str(draft), to_single_stage_file(stage))
+        draft.replace(stage.path)
 
     def _dump_with_all_others(self, stage: PipelineStage, lock_file: Path, draft: Path) -> None:
         """Write the whole lock file as DVC would: comments stay, and anchors find new names."""
@@ -463,6 +626,30 @@ def _entries(text: str) -> dict[str, str] | None:
         return None
     blocks = re.split(r"^(?=  [^ ])", body, flags=re.MULTILINE)[1:]
     return {block.partition(":")[0].strip(): block for block in blocks}
+
+
+def _is_source(dependency: Any, source: str) -> bool:
+    if "://" in source:
+        return source.rstrip("/") == str(dependency.def_path).rstrip("/")
+    return Path(source).resolve() == Path(dependency.fs_path).resolve()
+
+
+def _unreachable(source: str, path: Path, error: Exception) -> VersioningError:
+    return VersioningError(
+        f"{_without_secrets(source)} cannot be read: {_summary(error)}. {path} is as it was; run "
+        "again when it is back"
+    )
+
+
+def _summary(error: BaseException) -> str:
+    """What a library says of a failure, in one line and without what must not be shown."""
+    message = " ".join(_whole_message(error).split()) or type(error).__name__
+    return _without_secrets(message)[:500]
+
+
+def _without_secrets(text: str) -> str:
+    """A text in which no address carries a password, nor the parameters that may hold a key."""
+    return re.sub(r"(\w+://)[^/@\s]+@", r"\1", re.sub(r"(\w+://[^\s?]+)\?\S*", r"\1", text))
 
 
 def _whole_message(error: BaseException) -> str:
