@@ -15,7 +15,7 @@ from secateur.recovery import recover
 from secateur.settings import BASELINE, load_settings
 from secateur.sources.prepared import load_rows
 from tasks.command import main
-from tasks.rung import resumable, write_rung
+from tasks.rung import check_guard, resumable, write_rung
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 def run() -> None:
     """Train the baseline and leave it as the first rung, accepted by definition."""
     settings = load_settings()
+    check_guard(settings)
     wanted = settings.baseline
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     keras.utils.set_random_seed(settings.seed)

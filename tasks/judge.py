@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from secateur import paths
-from secateur.guard import judge
+from secateur.guard import described, judge
 from secateur.settings import BASELINE, Settings, load_settings
 from tasks.command import main
 
@@ -36,16 +36,30 @@ def run(rung: str) -> None:
 
 
 def _judge(settings: Settings, rung: str) -> tuple[dict[str, bool], dict[str, Any]]:
-    baseline_errors, errors = (
-        np.load(paths.rung_folder(name) / paths.VALIDATION_ERRORS) for name in (BASELINE, rung)
+    (baseline, candidate), (baseline_anomalies, candidate_anomalies) = (
+        [np.load(paths.rung_folder(name) / file) for name in (BASELINE, rung)]
+        for file in (paths.VALIDATION_ERRORS, paths.ANOMALY_ERRORS)
     )
-    verdict = judge(baseline_errors, errors, **settings.guard.model_dump(), seed=settings.seed)
+    verdict = judge(
+        baseline,
+        candidate,
+        metrics=settings.guard.tolerances,
+        confidence=settings.guard.confidence,
+        resamples=settings.guard.resamples,
+        seed=settings.seed,
+        baseline_anomaly_errors=baseline_anomalies,
+        candidate_anomaly_errors=candidate_anomalies,
+        alarm_quantile=settings.detection.quantile,
+    )
     state = "accepted" if verdict.accepted else "rejected"
-    logger.info(
-        "%s %s: validation MSE %+.1f%%, at %.0f%% confidence at most %+.1f%%, tolerance %+.1f%%",
-        rung, state, 100 * verdict.mse_rise, 100 * verdict.confidence,
-        100 * verdict.upper_bound, 100 * verdict.tolerance,
-    )  # fmt: skip
+    logger.info("%s %s: %s", rung, state, described(verdict))
+    for name, finding in verdict.metrics.items():
+        if finding.false_rejection > 1 - verdict.confidence:
+            logger.warning(
+                "%s: %d validation rows are few for this tolerance of %s: a model that lost "
+                "nothing would be rejected %.0f%% of the time",
+                rung, len(baseline), name, 100 * finding.false_rejection,
+            )  # fmt: skip
     numbers = asdict(verdict)
     accepted = numbers.pop("accepted")
     return {"accepted": accepted, "stopped": not accepted}, {"state": state, **numbers}

@@ -17,6 +17,8 @@ from secateur.masks import masks_of, save_masks
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
 from secateur.saving import architecture, save
+from secateur.settings import Settings
+from secateur.sources.prepared import load_anomalies
 from secateur.training.history import History
 
 
@@ -51,6 +53,8 @@ def write_rung(
         validation: (rows, features) to score on.
     """
     errors = row_errors(model, validation)
+    anomalies = load_anomalies(paths.VALIDATION)
+    anomaly_errors = np.empty(0) if anomalies is None else row_errors(model, anomalies)
     metrics["validation_mse"]["after_recovery"] = float(errors.mean())
     save(model, folder / paths.MODEL)
     paths.write_json(
@@ -59,11 +63,24 @@ def write_rung(
     )
     save_masks(masks_of(model), folder / paths.MASKS)
     np.save(folder / paths.VALIDATION_ERRORS, errors)
+    np.save(folder / paths.ANOMALY_ERRORS, anomaly_errors)
     write_history(folder, history.table)
     write_cut(folder, report)
     paths.write_json(
         folder / paths.METRICS, {**metrics, **history.summary(), "costs": vars(costs(model))}
     )
+
+
+def check_guard(settings: Settings) -> None:
+    """Refuse before any work what the guard could not judge behind it.
+
+    It changes nothing that a stage makes, so it does not make its stage depend on the guard.
+
+    Raises:
+        InputError: there are too few validation anomalies for a metric that is guarded.
+    """
+    anomalies = load_anomalies(paths.VALIDATION)
+    settings.guard.check_anomalies(0 if anomalies is None else len(anomalies))
 
 
 def write_cut(folder: Path, report: RoundReport) -> None:

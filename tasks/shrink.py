@@ -16,14 +16,23 @@ from secateur.settings import BASELINE, RoundSettings, load_settings
 from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
 from tasks.command import main
-from tasks.rung import resumable, write_cut, write_rung
+from tasks.rung import check_guard, resumable, write_cut, write_rung
 
 logger = logging.getLogger(__name__)
+
+_PASSED = (
+    paths.MODEL,
+    paths.MASKS,
+    paths.VALIDATION_ERRORS,
+    paths.ANOMALY_ERRORS,
+    paths.HISTORY,
+)
 
 
 def run(rung: str) -> None:
     """Make one round's model from its parent's; after a stop, pass the parent's model through."""
     settings = load_settings()
+    check_guard(settings)
     wanted = settings.round(rung)
     decision = paths.read_json(paths.DECISIONS / wanted.parent / paths.DECISION)
     if decision["stopped"]:
@@ -88,7 +97,7 @@ def _pass_through(rung: str, wanted: RoundSettings) -> None:
         "epochs": 0, "best_epoch": 0, "attempts": 0, "gave_up": False, "setbacks": [],
     }  # fmt: skip
     with paths.publishing(paths.rung_folder(rung)) as folder:
-        for name in (paths.MODEL, paths.MASKS, paths.VALIDATION_ERRORS, paths.HISTORY):
+        for name in _PASSED:
             shutil.copyfile(parent_folder / name, folder / name)
         architecture = paths.read_json(parent_folder / paths.ARCHITECTURE)
         paths.write_json(folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"})

@@ -43,7 +43,7 @@ def test_settings_are_frozen():
     ("place", "value", "message"),
     [
         ("sead", 1, "sead: unknown key; known here: seed, data"),
-        ("guard.tolerence", 1, "guard.tolerence: unknown key; known here: tolerance, confidence"),
+        ("guard.tolerence", 1, "guard.tolerence: unknown key; known here: tolerance, metrics"),
         ("baseline.training.epoch", 1, "baseline.training.epoch: unknown key; known here: epochs"),
         ("rounds.round_2.keep", 1, "rounds.round_2.keep: unknown key; known here: parent, method"),
         (

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.metrics import roc_auc_score
 
-from secateur.metrics import batches, psnr_db, squared_errors
+from secateur.metrics import FALSE_POSITIVE_RATE, batches, psnr_db, roc_auc, squared_errors
 
 Reconstruct = Callable[[np.ndarray], np.ndarray]
 """From a batch of rows to what an autoencoder makes of them, both (rows, features) float32."""
 
 _ROWS_AT_ONCE = 1024
-# The false alarms that detection can live with (as DCASE's challenge scores machine sounds).
-_LARGEST_FALSE_POSITIVE_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def score(errors: np.ndarray, anomaly_errors: np.ndarray | None, data_range: flo
         psnr_db=psnr_db(mse, data_range) if data_range > 0 else None,
         p99_error=float(np.quantile(errors, 0.99)),
         auc=_auc(errors, anomaly_errors),
-        partial_auc=_auc(errors, anomaly_errors, _LARGEST_FALSE_POSITIVE_RATE),
+        partial_auc=_auc(errors, anomaly_errors, FALSE_POSITIVE_RATE),
     )
 
 
@@ -105,9 +102,7 @@ def _auc(
 ) -> float | None:
     if anomaly_errors is None or len(anomaly_errors) == 0:
         return None
-    labels = np.repeat([0, 1], [len(errors), len(anomaly_errors)])
-    scores = np.concatenate([errors, anomaly_errors])
-    return float(roc_auc_score(labels, scores, max_fpr=max_fpr))
+    return roc_auc(errors, anomaly_errors, max_fpr)
 
 
 class PCAControl:

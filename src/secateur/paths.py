@@ -38,6 +38,7 @@ CUT = "cut.json"
 ARCHITECTURE = "architecture.json"  # the model without weights: all that its control needs
 MASKS = "masks.npz"  # which kernel entries are alive, for kernels that hold zeros
 VALIDATION_ERRORS = "validation_errors.npy"  # (rows,) float64, mean squared error of each row
+ANOMALY_ERRORS = "anomaly_errors.npy"  # (anomalies,) the same of validation's anomalies, if any
 
 DECISIONS = MODELS / "decisions"
 EXPORTS = MODELS / "exports"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,10 @@ Activation = Literal[
     "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "softplus",
     "hard_swish", "tanh", "sigmoid", "linear",
 ]  # fmt: skip
+
+GuardedMetric = Literal["mse", "p99_error", "auc", "partial_auc", "spearman", "decisions"]
+LABELLED_METRICS = ("auc", "partial_auc")
+LEAST_ANOMALIES = 20  # fewer say next to nothing of those they are drawn from
 
 BASELINE = "baseline"
 # Folders beside the rungs' own in models/.
@@ -153,14 +157,80 @@ class RoundSettings(_Section):
         return self
 
 
-class GuardSettings(_Section):
-    """When a round counts as having kept its quality."""
+class Tolerance(_Section):
+    """The largest loss of a metric that is accepted: one of the two."""
 
-    tolerance: float = Field(0.1, ge=0)
-    """Largest relative rise of the mean squared error over the baseline's that is accepted."""
+    relative: float | None = Field(None, ge=0)
+    """As a fraction of the baseline's; of `decisions`, of the share of rows that raise an alarm."""
+    absolute: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Tolerance:
+        if (self.relative is None) == (self.absolute is None):
+            raise ValueError(
+                f"exactly one of relative and absolute is allowed, got relative {self.relative} "
+                f"and absolute {self.absolute}"
+            )
+        return self
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the loss is a fraction of the baseline's."""
+        return self.relative is not None
+
+    @property
+    def amount(self) -> float:
+        """The largest loss accepted."""
+        amount = self.absolute if self.relative is None else self.relative
+        assert amount is not None
+        return amount
+
+
+class GuardSettings(_Section):
+    """When a round counts as having kept its quality: every metric must hold."""
+
+    tolerance: float | None = Field(None, ge=0)
+    """Largest relative rise of the mean squared error over the baseline's that is accepted, 0.1
+    where no metric is named: short for `metrics: {mse: {relative: …}}`."""
+    metrics: dict[GuardedMetric, Tolerance] = Field(default_factory=dict)
+    """What is guarded, and the largest loss of it, see `secateur.judge`."""
     confidence: float = Field(0.95, ge=0.5, lt=1)
-    """Confidence of the upper bound that is held against the tolerance."""
+    """Confidence of the upper bounds that are held against the tolerances."""
     resamples: int = Field(2000, ge=100)
+
+    @model_validator(mode="after")
+    def _says_once_what_mse_may_be(self) -> GuardSettings:
+        if self.tolerance is not None and "mse" in self.metrics:
+            raise ValueError(
+                f"tolerance ({self.tolerance}) is short for metrics.mse; allowed: one of them"
+            )
+        return self
+
+    @property
+    def tolerances(self) -> dict[GuardedMetric, Tolerance]:
+        """What is guarded, and the largest loss of it."""
+        if self.tolerance is None and self.metrics:
+            return self.metrics
+        relative = 0.1 if self.tolerance is None else self.tolerance
+        return {"mse": Tolerance(relative=relative), **self.metrics}
+
+    @property
+    def labelled(self) -> list[GuardedMetric]:
+        """Those of the guarded metrics that need anomalies."""
+        return [name for name in self.tolerances if name in LABELLED_METRICS]
+
+    def check_anomalies(self, validation_anomalies: int) -> None:
+        """See whether there are the anomalies that the guarded metrics need.
+
+        Raises:
+            InputError: there are not.
+        """
+        if self.labelled and validation_anomalies < LEAST_ANOMALIES:
+            raise InputError(
+                f"the guard cannot judge {' and '.join(self.labelled)} on {validation_anomalies} "
+                f"validation anomalies; allowed: at least {LEAST_ANOMALIES}, or metrics that need "
+                "none"
+            )
 
 
 class ExportSettings(_Section):
@@ -226,6 +296,15 @@ class Settings(_Section):
             known.append(name)
         return rounds
 
+    @model_validator(mode="after")
+    def _labels_are_there_where_needed(self) -> Settings:
+        if self.guard.labelled and self.data.label is None:
+            raise ValueError(
+                f"guard.metrics: {' and '.join(self.guard.labelled)} needs anomalies, and "
+                "data.label names no labels; allowed: a data.label, or metrics that need none"
+            )
+        return self
+
     @property
     def rungs(self) -> tuple[str, ...]:
         """The baseline and the rounds, in order."""
@@ -272,23 +351,41 @@ def parse_settings(values: object, origin: object = "settings") -> Settings:
         raise InputError(f"{origin} cannot be used:\n{problems}") from None
 
 
-def _describe(problem: Any) -> str:
+def guard_settings(**values: Any) -> GuardSettings:
+    """The settings of a guard that is used without a workspace.
+
+    Raises:
+        InputError: naming every value that is not allowed.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return GuardSettings.model_validate(given)
+    except ValidationError as error:
+        problems = "; ".join(_describe(problem, GuardSettings) for problem in error.errors())
+        raise InputError(f"the guard cannot be used so: {problems}") from None
+
+
+def _describe(problem: Any, section: type[BaseModel] = Settings) -> str:
     place = ".".join(str(part) for part in problem["loc"]) or "the whole file"
     if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key; known here: {', '.join(_known_keys(problem['loc']))}"
+        known = ", ".join(_known_keys(problem["loc"], section))
+        return f"{place}: unknown key; known here: {known}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("missing", "value_error"):
         return f"{place}: {message}"
-    return f"{place}: {message}, got {problem['input']!r}"
+    return f"{place.removesuffix('.[key]')}: {message}, got {problem['input']!r}"
 
 
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+def _known_keys(location: tuple[str | int, ...], section: type[BaseModel]) -> list[str]:
     """The keys allowed beside the one at `location`."""
-    section: Any = Settings
+    place: Any = section
     for part in location[:-1]:
-        if section is dict:
-            section = RoundSettings
+        if get_origin(place) is dict:
+            place = get_args(place)[1]
             continue
-        annotation = section.model_fields[part].annotation
-        section = dict if part == "rounds" else annotation
-    return list(section.model_fields)
+        annotation = place.model_fields[part].annotation
+        inner = [one for one in get_args(annotation) if one is not type(None)]
+        # An optional section's annotation is a union with None.
+        is_optional = type(None) in get_args(annotation)
+        place = inner[0] if is_optional else annotation
+    return list(place.model_fields)
