@@ -84,6 +84,7 @@ def _rung(rung: str, champion: Mapping[str, Any], test: TestData) -> dict[str, A
         "of": None,
         "state": states[rung],
         "champion": rung == champion["rung"],
+        "guard": paths.read_json(paths.DECISIONS / rung / paths.VERDICT).get("metrics"),
         **{name: metrics["costs"][name] for name in _COUNTED},
         "validation_mse": metrics["validation_mse"],
         **_scores(_keras(bundle / paths.MODEL), test, files),
@@ -123,7 +124,7 @@ def _pca(settings: Settings, test: TestData) -> dict[str, Any]:
 
 
 def _control(name: str, kind: str, of: str) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "of": of, "state": None, "champion": False}
+    return {"name": name, "kind": kind, "of": of, "state": None, "champion": False, "guard": None}
 
 
 def _scores(

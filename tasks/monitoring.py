@@ -261,8 +261,9 @@ def summary_text(results: Sequence[StageResult]) -> str:
         cuts = {v["rung"]: _read(paths.rung_folder(v["rung"]) / paths.CUT) or {} for v in verdicts}
         parts += ["## What was cut", _table(("rung", "cut"), map(_cut_row, cuts.items()))]
         parts += ["\n".join(_left_alone(cuts))]
-        columns = ("rung", "state", "MSE rise", "at most", "tolerance")
-        parts += ["## What the guard said", _table(columns, map(_verdict_row, verdicts))]
+        columns = ("rung", "state", "metric", "baseline", "round", "lost", "at most", "tolerance")
+        rows_told = [row for verdict in verdicts for row in _verdict_rows(verdict)]
+        parts += ["## What the guard said", _table(columns, rows_told)]
     rows = (
         (result.stage, result.state, f"{result.seconds:.1f}", f"{result.body_seconds:.1f}")
         for result in results
@@ -302,13 +303,20 @@ def _left_alone(cuts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"- {line}" + ("" if len(where) == len(cuts) else f" ({', '.join(where)})")
 
 
-def _verdict_row(verdict: dict[str, Any]) -> tuple[str, ...]:
-    shares = (verdict.get(key) for key in ("mse_rise", "upper_bound", "tolerance"))
-    return (
-        verdict["rung"],
-        verdict["state"].replace("_", " "),
-        *("-" if share is None else f"{share:+.1%}" for share in shares),
-    )
+def _verdict_rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+    told = verdict["rung"], verdict["state"].replace("_", " ")
+    return [
+        (
+            *told,
+            name,
+            *(f"{found[key]:.4g}" for key in ("baseline", "candidate")),
+            *(
+                f"{found[key]:+.1%}" if found["relative"] else f"{found[key]:+.3g}"
+                for key in ("loss", "upper_bound", "tolerance")
+            ),
+        )
+        for name, found in verdict.get("metrics", {}).items()
+    ] or [(*told, *("-" * 6))]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

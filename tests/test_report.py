@@ -26,6 +26,22 @@ def widths_to_costs(features, first, second, code=16):
     return macs + sum(sizes[1:]), macs
 
 
+def guard_of(mse, state):
+    """What the guard says of two metrics, one relative, one absolute."""
+    held = state == "accepted"
+    return {
+        "mse": {
+            "accepted": held, "baseline": 0.0116, "candidate": 0.98 * mse,
+            "loss": 0.98 * mse / 0.0116 - 1, "upper_bound": 0.99 * mse / 0.0116 - 1,
+            "tolerance": 0.1, "relative": True, "false_rejection": 0.0,
+        },
+        "spearman": {
+            "accepted": True, "baseline": 1.0, "candidate": 0.97, "loss": 0.03,
+            "upper_bound": 0.0412, "tolerance": 0.05, "relative": False, "false_rejection": 0.31,
+        },
+    }  # fmt: skip
+
+
 def rung_row(name, kind, of, state, costs, mse, base, validation, labels, int8=True):
     parameters, macs = costs
     size = 4 * parameters + 21_000
@@ -38,6 +54,7 @@ def rung_row(name, kind, of, state, costs, mse, base, validation, labels, int8=T
         "psnr_db": -10 * float(np.log10(mse)), "p99_error": 3.1 * mse,
         "auc": 0.912 - 2 * mse if labels else None,
         "partial_auc": 0.812 - 2 * mse if labels else None,
+        "guard": None if state not in ("accepted", "rejected") else guard_of(mse, state),
         "float32": None if kind in ("pca", "scratch") else
         {"test_mse": mse, "largest_deviation": 4.2e-7, "bytes": 4 * parameters + 3_100},
         "int8": None if kind in ("pca", "scratch") or not int8 else
@@ -324,6 +341,17 @@ def test_names_are_escaped():
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "a &amp; b" in page
     assert "sensor 0 &lt;b&gt;$" in page
+
+
+def test_what_the_guard_said_is_told_with_every_metric():
+    page = page_of("full")
+    assert page.count('<td class="text">MSE</td>') == 3  # two accepted rounds, one rejected
+    assert page.count('<td class="text">rank agreement</td>') == 3
+    assert '<td>+0.0300</td><td class="main">+0.0412</td>\n<td>0.0500</td>' in page
+    remarks = html.unescape(page)
+    assert "round_3 was rejected for its validation MSE: it lost +19%" in remarks
+    assert "few for this tolerance of rank agreement" in remarks
+    assert "was rejected for its validation rank" not in remarks
 
 
 def test_every_removed_unit_is_listed_with_its_cost():

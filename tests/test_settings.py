@@ -65,6 +65,14 @@ def test_settings_are_frozen():
         ("baseline.widths", [0], "baseline.widths.0: .* got 0"),
         ("baseline.activation", "reluu", "baseline.activation: .* got 'reluu'"),
         ("guard.confidence", 1, "guard.confidence: .* got 1"),
+        ("guard.metrics", {"ause": {"absolute": 0}}, "guard.metrics.ause: .*'mse', 'p99_error'"),
+        ("guard.metrics", {"auc": {"abs": 0}}, "auc.abs: unknown key; known here: relative, abs"),
+        ("guard.metrics", {"auc": {"absolute": 0.1}}, "auc needs anomalies, and data.label names"),
+        (
+            "guard.metrics",
+            {"mse": {"relative": 0.1}},
+            r"tolerance \(0.2\) is short for metrics.mse",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(place, value, message):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from secateur.detection import anomalous, threshold
 from secateur.errors import InputError
 from secateur.metrics import FALSE_POSITIVE_RATE, roc_auc, roc_parts, spearman_parts
 from secateur.settings import GuardedMetric, Tolerance, guard_settings
@@ -328,7 +329,7 @@ def _decisions(errors: Errors, relative: bool, bootstrap: _Bootstrap) -> _Test:
     Relative is to the share of rows that raise an alarm.
     """
     alarms = [
-        values > np.quantile(values, errors.alarm_quantile, method="inverted_cdf")
+        anomalous(values, threshold(values, errors.alarm_quantile))
         for values in (errors.baseline, errors.candidate)
     ]
     differing, rows = int(np.count_nonzero(alarms[0] != alarms[1])), len(errors.baseline)
@@ -374,8 +375,6 @@ def _check(errors: Errors) -> None:
             )
         if not (np.isfinite(baseline).all() and np.isfinite(candidate).all()):
             raise InputError(f"the guard got {what} that are not finite")
-    if not 0 < errors.alarm_quantile < 1:
-        raise InputError(f"alarm_quantile must be in (0, 1), got {errors.alarm_quantile}")
 
 
 def described(verdict: Verdict) -> str:

@@ -95,7 +95,9 @@ def compress(
         verdict = judge(
             baseline_errors,
             row_errors(current, validation),
-            **guard_settings.model_dump(),
+            metrics=guard_settings.tolerances,
+            confidence=guard_settings.confidence,
+            resamples=guard_settings.resamples,
             seed=seed,
         )
         rungs.append(Rung(current, report, history, verdict, costs(current)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 MISSING = "–"
 _KILOBYTE = 1000
 
@@ -43,6 +46,33 @@ def percent(fraction: float | None) -> str:
     value = 100 * fraction
     digits = 0 if abs(value) >= 10 or value == round(value) else 1
     return f"{value:+,.{digits}f}%".replace("-", "\N{MINUS SIGN}")
+
+
+_METRICS = {
+    "mse": "MSE",
+    "p99_error": "p99 error",
+    "auc": "AUC",
+    "partial_auc": "partial AUC",
+    "spearman": "rank agreement",
+    "decisions": "agreement of decisions",
+}
+
+
+def metric(name: str) -> str:
+    """A guarded metric as people write it."""
+    return _METRICS.get(name, name)
+
+
+def loss(value: float, finding: Mapping[str, Any]) -> str:
+    """A loss that the guard found, in its tolerance's measure: +8.1%, −0.0021."""
+    if finding["relative"]:
+        return percent(value)
+    return ("+" if value >= 0 else "\N{MINUS SIGN}") + significant(abs(value))
+
+
+def tolerance(finding: Mapping[str, Any]) -> str:
+    """The largest loss that the guard accepts: 10%, 0.01."""
+    return loss(finding["tolerance"], finding).lstrip("+")
 
 
 def short(value: float) -> str:

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 
 from secateur.report import drawing
 from secateur.report.drawing import COLOURS
-from secateur.report.formats import count, short, significant
+from secateur.report.formats import count, short, significant, tolerance
 from secateur.report.rows import (
     PCA,
     PRECISIONS,
@@ -25,6 +25,8 @@ from secateur.report.rows import (
     baseline_of,
     champion_of,
     controls_of,
+    guarded_of,
+    largest_mse,
     latency_of,
     standing,
 )
@@ -133,11 +135,11 @@ def _draw_parameters(figure: Any, rungs: Rows, settings: Mapping[str, Any]) -> N
         if row["of"] in place and row["kind"] == SCRATCH:
             ends = np.array([place[row["of"]], (row["parameters"], row["test_mse"])])
             axes.plot(*ends.T, ":", color=COLOURS["control"], linewidth=1, zorder=1)
-    _draw_limit(axes, rungs, settings)
+    _draw_limit(axes, rungs)
     _draw_points(axes, points)
     axes.set_xlabel("Parameters")
     axes.set_ylabel("Test MSE, scaled data")
-    _draw_legend(figure, [point.mark for point in points], _limit_handles(settings))
+    _draw_legend(figure, [point.mark for point in points], _limit_handles(rungs))
     _name_points(figure, axes, points)
 
 
@@ -176,7 +178,7 @@ def _draw_latency(
     for (x, y), quartiles in bars:
         spread = [[max(x - quartiles["q1_us"], 0)], [max(quartiles["q3_us"] - x, 0)]]
         axes.errorbar(x, y, xerr=spread, fmt="none", ecolor=COLOURS["ink"], capsize=3, zorder=2)
-    _draw_limit(axes, rungs, settings)
+    _draw_limit(axes, rungs)
     _draw_points(axes, points)
     axes.set_xlabel("Median latency of one row in µs; bars: quartiles")
     axes.set_ylabel("Test MSE of the exported file")
@@ -185,7 +187,7 @@ def _draw_latency(
         for precision, (dashes, colour) in looks.items()
         if any(point.tip.split(":")[0].endswith(precision) for point in points)
     ]
-    _draw_legend(figure, [point.mark for point in points], handles + _limit_handles(settings))
+    _draw_legend(figure, [point.mark for point in points], handles + _limit_handles(rungs))
     _name_points(figure, axes, points)
 
 
@@ -203,15 +205,18 @@ def _draw_ladder(
             axes.plot(*ends.T, dashes, color=colour, linewidth=1.2, zorder=1)
 
 
-def _draw_limit(axes: Any, rungs: Rows, settings: Mapping[str, Any]) -> None:
-    reference = baseline_of(rungs)["test_mse"]
-    limit = reference * (1 + settings["guard"]["tolerance"])
-    axes.axhspan(reference, limit, color=COLOURS["accept"], alpha=0.12, linewidth=0, zorder=0)
+def _draw_limit(axes: Any, rungs: Rows) -> None:
+    limit = largest_mse(rungs)
+    if limit is not None:
+        reference = baseline_of(rungs)["test_mse"]
+        axes.axhspan(reference, limit, color=COLOURS["accept"], alpha=0.12, linewidth=0, zorder=0)
 
 
-def _limit_handles(settings: Mapping[str, Any]) -> list[Any]:
-    tolerance = 100 * settings["guard"]["tolerance"]
-    label = f"up to {tolerance:g}% above the baseline"
+def _limit_handles(rungs: Rows) -> list[Any]:
+    mse = guarded_of(rungs).get("mse")
+    if mse is None:
+        return []
+    label = f"up to {tolerance(mse)} above the baseline"
     return [Patch(facecolor=COLOURS["accept"], alpha=0.12, label=label)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.report.formats import kilobytes, percent, significant
+from secateur.report.formats import kilobytes, loss, metric, percent, significant, tolerance
 from secateur.report.rows import (
     PCA,
     PRECISIONS,
@@ -14,9 +14,10 @@ from secateur.report.rows import (
     baseline_of,
     champion_of,
     controls_of,
+    guarded_of,
+    largest_mse,
     latency_of,
     rounds_of,
-    validation_rise,
 )
 
 _GUARD = {
@@ -25,6 +26,7 @@ _GUARD = {
     "passed_through": "it repeats a model that the guard had accepted",
     "baseline": "nothing smaller passed the guard",
 }
+_LIKELY = 0.05  # a chance of rejecting what lost nothing that is worth a sentence
 _INT8_LOSS = 0.05  # a rise of the error by the int8 export that is worth a sentence
 
 
@@ -73,23 +75,27 @@ def remarks(
 ) -> list[str]:
     """What a reader should know beside the verdict, most important first."""
     return [
-        *_about_rounds(rungs, settings),
-        *_about_champion(rungs, settings),
+        *_about_rounds(rungs),
+        *_about_champion(rungs),
         *_about_controls(rungs),
         *_about_exports(rungs, latency),
         *_about_skipped(cuts),
     ]
 
 
-def _about_rounds(rungs: Rows, settings: Mapping[str, Any]) -> list[str]:
-    tolerance = percent(settings["guard"]["tolerance"]).lstrip("+")
+def _about_rounds(rungs: Rows) -> list[str]:
     told = []
     for row in rounds_of(rungs):
-        rise = validation_rise(row, rungs)
-        if row["state"] == "rejected" and rise is not None:
+        failed = (
+            {name: found for name, found in row["guard"].items() if not found["accepted"]}
+            if (row["guard"])
+            else {}
+        )
+        for name, found in failed.items():
             told.append(
-                f"{row['name']} was rejected: its validation MSE lies {_beside(rise)} the "
-                f"baseline's, and the guard wants the upper bound of that within {tolerance}."
+                f"{row['name']} was rejected for its validation {metric(name)}: it lost "
+                f"{loss(found['loss'], found)}, at most {loss(found['upper_bound'], found)}, and "
+                f"the guard wants that within {tolerance(found)}."
             )
     passed = [row["name"] for row in rounds_of(rungs) if row["state"] == "passed_through"]
     if passed:
@@ -97,17 +103,30 @@ def _about_rounds(rungs: Rows, settings: Mapping[str, Any]) -> list[str]:
             f"{_listed(passed)} cut nothing: a round before stopped the ladder, so the model was "
             "passed through."
         )
+    return told + _about_few_rows(rungs)
+
+
+def _about_few_rows(rungs: Rows) -> list[str]:
+    """What no candidate could have shown on these rows."""
+    told = []
+    for name in guarded_of(rungs):
+        chances = [row["guard"][name]["false_rejection"] for row in rungs if row["guard"]]
+        if max(chances) > _LIKELY:
+            told.append(
+                f"The validation rows are few for this tolerance of {metric(name)}: a round that "
+                f"lost nothing would be rejected with a chance of up to "
+                f"{percent(max(chances)).lstrip('+')}."
+            )
     return told
 
 
-def _about_champion(rungs: Rows, settings: Mapping[str, Any]) -> list[str]:
-    champion = champion_of(rungs)
-    rise = champion["test_mse_ratio"] - 1
-    if rise <= settings["guard"]["tolerance"]:
+def _about_champion(rungs: Rows) -> list[str]:
+    champion, limit = champion_of(rungs), largest_mse(rungs)
+    if limit is None or champion["test_mse"] <= limit:
         return []
     return [
-        f"On test data the champion's MSE lies {_beside(rise)} the baseline's, outside the "
-        "tolerance that the guard holds on validation data."
+        f"On test data the champion's MSE lies {_beside(champion['test_mse_ratio'] - 1)} the "
+        "baseline's, outside the tolerance that the guard holds on validation data."
     ]
 
 

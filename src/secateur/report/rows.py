@@ -48,6 +48,24 @@ def validation_rise(row: Row, rows: Rows) -> float | None:
     return float(own / reference - 1)
 
 
+def guarded_of(rows: Rows) -> dict[str, Mapping[str, Any]]:
+    """What the guard found of a metric in any round, by the metric's name: they share tolerances.
+
+    Empty if no round was judged.
+    """
+    return dict(next((row["guard"] for row in rows if row.get("guard")), {}))
+
+
+def largest_mse(rows: Rows) -> float | None:
+    """The test error up to which a rung would be within the tolerance, if the guard looks at it."""
+    mse, reference = guarded_of(rows).get("mse"), baseline_of(rows)["test_mse"]
+    if mse is None:
+        return None
+    return float(
+        reference * (1 + mse["tolerance"]) if mse["relative"] else reference + mse["tolerance"]
+    )
+
+
 def latency_of(latency: Mapping[str, Any], rung: str, precision: str) -> Mapping[str, float] | None:
     """The quartiles of a rung's exported file in microseconds, if it was timed."""
     return (latency["rungs"].get(rung) or {}).get(precision)
