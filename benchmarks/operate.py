@@ -41,27 +41,25 @@ def main() -> None:
     parser.add_argument(
         "--database", help="address of a PostgreSQL, such as postgresql+asyncpg://…"
     )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         site = Site(Path(folder), asked.port, asked.database)
         try:
-            work(site)
+            work(site, asked.only)
         finally:
             site.kill_all()
 
 
-def work(site: Site) -> None:
+def work(site: Site, parts: list[str]) -> None:
     """What a day brings."""
     tell("server answers", site.start_server())
     site.prefect("work-pool", "create", "secateur", "--type", "process")
     tell("deployed", timed(lambda: site.prefect("--no-prompt", "deploy", "--all")))
     tell("worker polls", site.start_worker())
     set_up_messages(site)
-    scheduled_run(site)
-    cancelled_runs(site)
-    for what in ("flow", "worker", "server", "everything"):
-        killed(site, what, signal.SIGKILL)
-    killed(site, "worker", signal.SIGTERM)
+    for part in parts:
+        PARTS[part](site)
     tell("messages", "\n    ".join(["", *site.messages]))
 
 
@@ -119,6 +117,17 @@ def killed(site: Site, what: str, how: signal.Signals) -> None:
     state = site.ended(run)
     tell(f"{what} ended by {how.name}", f"{state} after {time.monotonic() - start:.1f} s")
     aftermath(site)
+
+
+PARTS: dict[str, Callable[[Site], None]] = {
+    "schedule": scheduled_run,
+    "cancel": cancelled_runs,
+    "kill-flow": lambda site: killed(site, "flow", signal.SIGKILL),
+    "kill-worker": lambda site: killed(site, "worker", signal.SIGKILL),
+    "stop-worker": lambda site: killed(site, "worker", signal.SIGTERM),
+    "kill-server": lambda site: killed(site, "server", signal.SIGKILL),
+    "power-cut": lambda site: killed(site, "everything", signal.SIGKILL),
+}
 
 
 def aftermath(site: Site) -> None:

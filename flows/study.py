@@ -22,6 +22,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from flows.leash import end_with_starter
 from flows.server import use_server
 from secateur.errors import InputError
 from secateur.settings import load_settings
@@ -64,6 +65,8 @@ def study(
         address: Of a Dask or Ray cluster that is there already; its workers must see this folder
         write_best: Write the best ladder's values into params.yaml
     """
+    if runtime.deployment.id:
+        end_with_starter()
     logger = get_run_logger()
     try:
         choices = checked_choices(vary, trials)

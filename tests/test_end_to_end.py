@@ -7,14 +7,19 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import yaml
+
+from tests.browser import Browser
 
 pytestmark = pytest.mark.pipeline
 
@@ -173,6 +178,75 @@ def test_after_dvc_the_flow_has_nothing_to_do(by_dvc):
     assert done.returncode == 0, done.stderr
     stages = yaml.safe_load((by_dvc / "dvc.lock").read_text())["stages"]
     assert (done.stdout + done.stderr).count("Finished in state Cached('Unchanged'") == len(stages)
+
+
+@pytest.fixture(scope="module")
+def prefect_ui(by_flow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the UI over the records that the flow left."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = "flows.leash prefect server start --host 127.0.0.1 --port"
+    with subprocess.Popen(
+        [sys.executable, "-m", *command.split(), str(port)],
+        cwd=by_flow,
+        env={
+            **environment(by_flow),
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_API_URL": f"{address}/api",
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        deadline = time.monotonic() + 90
+        while not _answers(f"{address}/api/health"):
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+        yield address
+        server.communicate()  # the end of its input is the end of its leash
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_prefects_ui_shows_the_run_its_table_and_its_pictures(by_flow, prefect_ui, tmp_path):
+    runs = httpx.post(f"{prefect_ui}/api/flow_runs/filter", json={}).json()
+    (run,) = (one for one in runs if one["state_type"] == "COMPLETED")
+    wanted = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    artifacts = httpx.post(f"{prefect_ui}/api/artifacts/filter", json=wanted).json()
+    pages = {one["key"]: f"{prefect_ui}/artifacts/artifact/{one['id']}" for one in artifacts}
+    with Browser() as browser:
+        browser.open(f"{prefect_ui}/runs/flow-run/{run['id']}")
+        browser.wait_for_text(f"{by_flow.name}: everything", "Completed", "Task Runs")
+        browser.click("Task Runs")
+        browser.wait_for_text("judge@round_2", "Rejected", "Passed through", "Cached")
+        browser.click("Artifacts")
+        browser.wait_for_text("frontier-picture", "reconstructions-picture", "summary", "frontier")
+        browser.photograph(tmp_path / "run.png")
+
+        browser.open(pages["frontier"])
+        browser.wait_for_text("test MSE", "★ round_1", "round_1 from scratch")
+        cells = "[...document.querySelectorAll('tbody tr')].length"
+        assert (
+            browser.wait_for(cells)
+            == len((by_flow / "reports/frontier.csv").open().readlines()) - 1
+        )
+
+        for picture in ("frontier-picture", "reconstructions-picture"):
+            browser.open(pages[picture])
+            widest = "Math.max(0, ...[...document.images].map(one => one.naturalWidth))"
+            assert browser.wait_for(widest) > 400
+            browser.photograph(tmp_path / f"{picture}.png")
+
+        browser.open(pages["summary"])
+        browser.wait_for_text("The champion is round_1", "What was cut", "What the guard said")
+        assert browser.foreign == set()
 
 
 def test_every_round_leaves_what_was_promised(by_flow):
