@@ -66,20 +66,19 @@ def work(site: Site, parts: list[str]) -> None:
 def scheduled_run(site: Site) -> None:
     """A schedule that is due in seconds, and what its run shows."""
     due = datetime.now(UTC) + timedelta(seconds=15)
-    rule = f"DTSTART:{due:%Y%m%dT%H%M%SZ}\nRRULE:FREQ=DAILY;COUNT=1"
+    rule = f"DTSTART:{due:%Y%m%dT%H%M%SZ}\nRRULE:FREQ=MINUTELY"
     deployment = site.get("deployments/name/compress/compress")
     asleep = [one["active"] for one in deployment["schedules"]]
     tell(
         "schedules of compress",
         f"{deployment['schedules'][0]['schedule']['cron']}, active {asleep}",
     )
-    site.post(
-        f"deployments/{deployment['id']}/schedules",
-        [{"schedule": {"rrule": rule, "timezone": "UTC"}, "active": True, "slug": "soon"}],
-    )
-    run = site.wait_for(lambda: site.newest(auto_scheduled=True))
+    schedules = f"deployments/{deployment['id']}/schedules"
+    soon = {"schedule": {"rrule": rule, "timezone": "UTC"}, "active": True, "slug": "soon"}
+    (made,) = site.post(schedules, [soon])
+    run = site.wait_for(lambda: site.newest(auto_scheduled=True, state_name="Running"))
+    site.delete(f"{schedules}/{made['id']}")
     tell("scheduled", f"for {run['expected_start_time']}, created by {run['created_by']['type']}")
-    site.wait_for(lambda: site.run(run["id"])["state_name"] == "Running")
     second = site.start(target="prepare")
     tell("a second run beside it", site.ended(second))
     tell("the scheduled run", site.ended(run["id"]))
@@ -301,6 +300,10 @@ class Site:
     def post(self, path: str, content: Any) -> Any:
         """What the server answers."""
         return self._api.post(path, json=content).raise_for_status().json()
+
+    def delete(self, path: str) -> None:
+        """Have the server forget something."""
+        self._api.delete(path).raise_for_status()
 
     def start(self, **parameters: Any) -> str:
         """Start a run of the deployment, and return its id."""

@@ -285,7 +285,7 @@ def _what_went(group: Mapping[str, Any]) -> str:
         after = group.get(f"{thing}_after", before)
         if thing != key and after != before:
             unit = "" if thing == "units" else f" {thing.replace('_', ' ')}"
-            words.append(f"{before:,} → {after:,}{unit}")
+            words.append(f"{_count(before)} → {_count(after)}{unit}")
     if "folded_into" in group:
         words.append(f"folded into {', '.join(group['folded_into'])}")
     return " ".join((group["layer"], ", ".join(words) or "changed"))
@@ -338,6 +338,10 @@ def _number(text: str) -> Any:
         return float(f"{float(text):.5g}")
     except ValueError:
         return text
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def _duration(seconds: float) -> str:
