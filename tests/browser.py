@@ -85,8 +85,8 @@ class Browser:
     def click(self, text: str) -> None:
         """Click what is called exactly so."""
         found = (
-            "[...document.querySelectorAll('a, button, [role=tab], span, div')]"
-            f".find(one => !one.children.length && one.innerText === {json.dumps(text)})"
+            "[...document.querySelectorAll('*')]"
+            f".find(one => !one.children.length && one.innerText?.trim() === {json.dumps(text)})"
         )
         self.wait_for(f"!!{found}")
         self.evaluate(f"{found}.click()")
