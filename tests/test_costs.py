@@ -183,3 +183,9 @@ def test_attention_and_separable_convolutions_need_room_inside():
     image = keras.Input((4, 4, 2))
     separable = layers.SeparableConv2D(3, 3, padding="same", depth_multiplier=5)(image)
     assert peak_activation_bytes(keras.Model(image, separable)) == 4 * 16 * (10 + 3)
+
+
+def test_the_function_is_offered_by_its_name_whoever_imported_the_module_before():
+    import secateur
+
+    assert secateur.costs is costs

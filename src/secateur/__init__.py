@@ -7,6 +7,8 @@ package starts no TensorFlow.
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,8 +70,23 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # also over the submodule of that name, such as `costs`
+    globals()[name] = value
     return value
+
+
+class _Package(types.ModuleType):
+    """Where a submodule has the name of what it holds, such as `costs`, it must not hide it.
+
+    Python makes every imported submodule an attribute of its package, whoever imports it.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, types.ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:
