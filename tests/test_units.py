@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from secateur import shrink
-from secateur.compensation import renew_batch_norm
+from secateur.compensation import renew_batch_norm, renew_batch_norm_if_better
 from secateur.errors import InputError
 from secateur.importance import SCORES
 from secateur.metrics import mean_squared_error
@@ -120,3 +120,26 @@ def test_renewed_statistics_are_those_of_the_sample(convolutional, images):
     found = model.get_layer("norm")
     np.testing.assert_allclose(found.moving_mean, given.mean(axis=(0, 1, 2)), atol=1e-5)
     np.testing.assert_allclose(found.moving_variance, given.var(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_statistics_are_renewed_where_that_helps(images):
+    """A norm that is the identity is best left alone; one that the next layer undoes is not."""
+    rows = images[:, 0, :, 0] + 3.0
+    mean, deviation = rows.mean(axis=0), np.sqrt(rows.var(axis=0) + 1e-3)
+    for undone in (False, True):
+        norm = layers.BatchNormalization(center=False, scale=False, epsilon=1e-3)
+        undo = layers.Dense(8)
+        model = keras.Sequential([keras.Input((8,)), norm, undo])
+        norm.moving_variance.assign(np.full(8, 1 - 1e-3))
+        undo.set_weights([np.diag(deviation), mean] if undone else [np.eye(8), np.zeros(8)])
+        assert renew_batch_norm_if_better(model, rows) == undone
+        assert mean_squared_error(model, rows) < 1e-6
+
+
+def test_only_a_compensated_cut_renews_statistics(convolutional, images):
+    moved = {}
+    for compensate in ("none", "bias"):
+        cut, report = shrink(convolutional, images, "units", keep=0.5, compensate=compensate)
+        norms = [one.get_layer("norm").moving_mean for one in (cut, report.uncompensated)]
+        moved[compensate] = not np.array_equal(*norms)
+    assert not moved["none"]

@@ -74,6 +74,7 @@ class Units(Method):
             consumers_of,
             remove_cheapest,
             remove_in_order,
+            renew_batch_norm_if_better,
         )
         from secateur.graph import dependency_groups, keep_units
         from secateur.importance import Scene, leaving_order
@@ -108,6 +109,8 @@ class Units(Method):
                 kept[group.name] = np.setdiff1d(np.arange(group.units), leaving)
                 report.groups.append(_what_went(group.name, group.units, removed))
         cut, uncompensated = keep_units(silenced, kept), keep_units(model, kept)
+        if kept and self.compensate != "none":
+            renew_batch_norm_if_better(cut, sample)
         return cut, replace(report, uncompensated=uncompensated)
 
     def _units_kept(self, units: int) -> int:
