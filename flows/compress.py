@@ -28,7 +28,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.leash import end_with_starter
-from flows.server import ServerWatch, use_server
+from flows.server import ServerWatch, noted_run, use_server
 from secateur import paths
 from secateur.errors import InputError
 from tasks import overrides as overriding
@@ -88,7 +88,7 @@ def compress(
             text = "\n".join(rehearse(overrides, target, force))
             logger.info("%s", text)
             return Completed(name="Rehearsed", message=text)
-        with ServerWatch(logger) as server, Workspace() as workspace:
+        with ServerWatch(logger) as server, Workspace() as workspace, noted_run():
             overriding.write(overriding.overridden(overrides or ()))
             plan = checked_plan(workspace, target)
             monitor = Monitor(logger, lambda: server.gone)

@@ -11,16 +11,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import prefect
 from prefect import runtime
+from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
+from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import get_current_settings
+from prefect.states import Crashed
 
 from flows.leash import end_within
+from secateur import paths
 from secateur.errors import InputError
 
 START_SECONDS = 90.0
@@ -96,6 +102,34 @@ def use_lasting_server() -> str:
 def ui_port() -> int:
     """Where the UI of a server on this machine is."""
     return int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+
+
+@contextlib.contextmanager
+def noted_run() -> Iterator[None]:
+    """Note the run that holds the workspace, and tell Prefect of one that died while it did.
+
+    A run that is killed says nothing: without this, Prefect would show it as running forever.
+    """
+    if paths.FLOW_RUN.exists():
+        _bury(paths.FLOW_RUN.read_text())
+    paths.FLOW_RUN.parent.mkdir(exist_ok=True)
+    paths.FLOW_RUN.write_text(str(runtime.flow_run.id or ""))
+    try:
+        yield
+    finally:
+        paths.FLOW_RUN.unlink(missing_ok=True)
+
+
+def _bury(run: str) -> None:
+    # It may be of another server, or no id at all; whatever is wrong, today's run goes on.
+    with (
+        contextlib.suppress(ValueError, PrefectException, httpx.HTTPError),
+        get_client(sync_client=True) as client,
+    ):
+        state = client.read_flow_run(UUID(run)).state
+        if state is not None and not state.is_final():
+            message = "Its process ended without a word; the next run in its workspace found that"
+            client.set_flow_run_state(UUID(run), Crashed(message=message), force=True)
 
 
 def _talk_to(port: int, server: subprocess.Popen[bytes]) -> None:

@@ -256,10 +256,16 @@ def end(folder: Path, how: signal.Signals, **environment: str) -> int:
 
 
 def test_kill_leaves_nothing_behind_and_is_resumed(
-    toy: Path, prefect_home: dict[str, str], tmp_path: Path
+    toy: Path, server: dict[str, str], tmp_path: Path
 ) -> None:
-    assert end(toy, signal.SIGKILL, **prefect_home) == -signal.SIGKILL
-    assert flow(toy, **prefect_home).returncode == 0
+    assert end(toy, signal.SIGKILL, **server) == -signal.SIGKILL
+    killed = last_run(server)
+    assert killed["state_name"] == "Running"
+    assert flow(toy, **server).returncode == 0
+    (buried,) = ask(server, "flow_runs", flow_runs={"id": {"any_": [killed["id"]]}})
+    assert buried["state_name"] == "Crashed"
+    assert "ended without a word" in buried["state"]["message"]
+    assert last_run(server)["state_name"] == "Completed"
     assert {"side_b", "join"} <= ran(toy) <= {"side_a", "side_b", "join", "alone"}
     other = make_toy(tmp_path / "other")
     run(["dvc", "repro"], other)

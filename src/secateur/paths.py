@@ -18,6 +18,7 @@ _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 SETTINGS = Path("params.yaml")
 SCRATCH = Path(".scratch")
+FLOW_RUN = SCRATCH / "flow_run"  # the id of the run at work here
 
 # Prepared data, one folder a split, so that a stage's deps say which splits it may read.
 PREPARED = Path("data/prepared")
