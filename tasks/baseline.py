@@ -41,6 +41,7 @@ def run() -> None:
         "method": None,
         "state": "trained",
         "validation_mse": {},
+        "closeness": None,
     }
     with resumable(BASELINE) as checkpoint:
         model, history = recover(

@@ -87,6 +87,7 @@ def _rung(rung: str, champion: Mapping[str, Any], test: TestData) -> dict[str, A
         "guard": paths.read_json(paths.DECISIONS / rung / paths.VERDICT).get("metrics"),
         **{name: metrics["costs"][name] for name in _COUNTED},
         "validation_mse": metrics["validation_mse"],
+        "closeness": metrics["closeness"],
         **_scores(_keras(bundle / paths.MODEL), test, files),
     }
 
@@ -106,7 +107,7 @@ def _from_scratch(
         rows.append(
             _control(f"{rung} from scratch", "scratch", rung)
             | {name: counted[name] for name in _COUNTED}
-            | {"validation_mse": {"after_recovery": metrics["validation_mse"]}}
+            | {"validation_mse": {"after_recovery": metrics["validation_mse"]}, "closeness": None}
             | _scores(_keras(folder / paths.MODEL), test)
         )
     return rows
@@ -118,7 +119,7 @@ def _pca(settings: Settings, test: TestData) -> dict[str, Any]:
     return (
         _control(f"PCA {pca.code}", "pca", BASELINE)
         | {name: getattr(pca, name) for name in _COUNTED}
-        | {"validation_mse": None}
+        | {"validation_mse": None, "closeness": None}
         | _scores(pca, test)
     )
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from secateur import paths
+from secateur.closeness import closeness
 from secateur.methods.base import RoundReport
 from secateur.metrics import mean_squared_error
 from secateur.recovery import recover
@@ -55,7 +58,7 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int, baseline_epochs: int) -
     teachers = {"none": None, "baseline": baseline, "parent": parent}
     options = wanted.recovery.model_dump(exclude={"teacher"})
     options["original_epochs"] = options["original_epochs"] or baseline_epochs
-    metrics = {
+    metrics: dict[str, Any] = {
         "rung": rung,
         "parent": wanted.parent,
         "method": wanted.method,
@@ -73,6 +76,7 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int, baseline_epochs: int) -
             checkpoint=checkpoint,
             **options,
         )
+        metrics["closeness"] = asdict(closeness(baseline, model, validation))
         with paths.publishing(paths.rung_folder(rung)) as folder:
             write_rung(folder, model, history, report, metrics, validation)
     logger.info(

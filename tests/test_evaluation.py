@@ -138,7 +138,11 @@ def build_workspace() -> None:
         save(model, folder / paths.MODEL)
         paths.write_json(
             folder / paths.METRICS,
-            {"costs": vars(costs(model)), "validation_mse": {"after_recovery": 0.1}},
+            {
+                "costs": vars(costs(model)),
+                "validation_mse": {"after_recovery": 0.1},
+                "closeness": None,
+            },
         )
         paths.write_json(folder / paths.CUT, {"groups": [], "skipped": []})
         paths.write_json(decided / paths.DECISION, {"accepted": state != "rejected"})

@@ -17,6 +17,10 @@ from secateur.report import build_page, frontier_picture, frontier_table, recons
 from secateur.report.formats import count, kilobytes, percent, significant, times
 from tasks import report as task
 
+CLOSENESS = {
+    "output_distance": 0.00123, "code_distance": 0.0456, "code_share": 0.0789,
+    "weight_distance": None, "weight_share": None, "weights_compared": 0,
+}  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -50,7 +54,8 @@ def rung_row(name, kind, of, state, costs, mse, base, validation, labels, int8=T
         "parameters": parameters, "macs": macs, "nonzeros": parameters - 7,
         "size_bytes": size, "gzip_bytes": int(0.92 * size),
         "compression_ratio": base[0] / parameters, "theoretical_speedup": base[1] / macs,
-        "validation_mse": validation, "test_mse": mse, "test_mse_ratio": mse / 0.0118,
+        "validation_mse": validation, "closeness": CLOSENESS if kind == "round" else None,
+        "test_mse": mse, "test_mse_ratio": mse / 0.0118,
         "psnr_db": -10 * float(np.log10(mse)), "p99_error": 3.1 * mse,
         "auc": 0.912 - 2 * mse if labels else None,
         "partial_auc": 0.812 - 2 * mse if labels else None,
@@ -364,6 +369,15 @@ def test_every_removed_unit_is_listed_with_its_cost():
     ]
     assert page.count("<li>") - page.count("<li>\n") >= len(removed)
     assert f"{removed[0]['unit']} <span>({significant(removed[0]['cost'])})</span>" in page
+
+
+def test_distances_from_the_baseline_stand_in_page_and_table():
+    arguments, page = example(), page_of("full")
+    assert "Squared distance from the baseline" in page
+    assert page.count(f"<td>{significant(CLOSENESS['code_distance'])}</td>") == 4  # one a round
+    table = frontier_table(arguments["rungs"], arguments["latency"])
+    assert list(table.loc[table["kind"] == "round", "output_distance"]) == [0.00123] * 4
+    assert table.loc[table["kind"] != "round", "code_share"].isna().all()
 
 
 def test_frontier_table_has_a_row_each_and_empty_cells_where_nothing_is(case):

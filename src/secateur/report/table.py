@@ -13,6 +13,9 @@ _WORDS = ("name", "kind", "of", "state", "champion")
 _COUNTS = ("parameters", "nonzeros", "macs", "size_bytes", "gzip_bytes")
 _STEPS = ("before_cut", "after_cut", "after_compensation", "after_recovery")
 _SCORES = ("test_mse", "test_mse_ratio", "psnr_db", "p99_error", "auc", "partial_auc")
+_CLOSENESS = (
+    "output_distance", "code_distance", "code_share", "weight_distance", "weight_share",
+)  # fmt: skip
 _EXPORTED = ("test_mse", "largest_deviation", "bytes")
 _QUARTILES = ("median_us", "q1_us", "q3_us")
 
@@ -26,8 +29,9 @@ def frontier_table(rungs: Rows, latency: Mapping[str, Any]) -> pd.DataFrame:
 
     Returns:
         A table whose columns are the same whatever was measured: names and states, counts
-        (nullable integers), `validation_mse_*`, test scores, and for each exported precision
-        its score, deviation, bytes, and latency quartiles (`int8_median_us`).
+        (nullable integers), `validation_mse_*`, distances from the baseline (`output_distance`,
+        …), test scores, and for each exported precision its score, deviation, bytes, and latency
+        quartiles (`int8_median_us`).
     """
     table = pd.DataFrame([_flatten(row, latency) for row in rungs])
     counts = [*_COUNTS, *(f"{precision}_bytes" for precision in PRECISIONS)]
@@ -40,6 +44,7 @@ def _flatten(row: Row, latency: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: row[name] for name in (*_WORDS, *_COUNTS)}
     flat |= {name: row[name] for name in ("compression_ratio", "theoretical_speedup")}
     flat |= {f"validation_mse_{step}": steps.get(step) for step in _STEPS}
+    flat |= {name: (row["closeness"] or {}).get(name) for name in _CLOSENESS}
     flat |= {name: row[name] for name in _SCORES}
     for precision in reversed(PRECISIONS):
         exported = row[precision] or {}
