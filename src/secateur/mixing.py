@@ -121,18 +121,20 @@ class LinearMap:
     def _repeats(found: np.ndarray) -> int:
         return int(np.unique(found, return_counts=True)[1][0])
 
-    def rows(self, inputs: Any) -> np.ndarray:
+    def rows(self, inputs: Any, limit: int | None = None, seed: int = 0) -> np.ndarray:
         """(rows, inputs [+ 1]) float64: what the layer multiplies with the matrix.
 
         Args:
             inputs: (batch, ...) what the layer reads.
+            limit: take so many rows at most, chosen at random.
+            seed: of that choice.
 
         Returns:
             One row a position of the output. Those of a transposed convolution come phase by
             phase, all others in the output's order.
         """
         pieces = []
-        for columns, (rows,) in self.pieces(inputs):
+        for columns, (rows,) in self.pieces(inputs, limit=limit, seed=seed):
             piece = np.zeros((len(rows), self.height))
             piece[:, columns] = rows
             pieces.append(piece)

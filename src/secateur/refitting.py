@@ -8,7 +8,7 @@ that lie behind the change follow, each seeing what those before it have become.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -28,14 +28,24 @@ class Fit:
 
     Attributes:
         loss: mean over positions of the squared change, summed over the layer's outputs.
-        share: that loss as a share of the variance of what it gave, 0 where nothing varied.
+        variance: of what it gave, summed over its outputs.
     """
 
     loss: float
-    share: float
+    variance: float
+
+    @property
+    def share(self) -> float:
+        """The loss as a share of the variance; 0 where nothing varied."""
+        return self.loss / self.variance if self.variance > 0 else 0.0
 
 
-def refit(model: keras.Model, original: keras.Model, sample: np.ndarray) -> dict[str, Fit]:
+def refit(
+    model: keras.Model,
+    original: keras.Model,
+    sample: np.ndarray,
+    only: Collection[str] | None = None,
+) -> dict[str, Fit]:
     """Refit, in place, the mixing layers of a model that is still nobody else's.
 
     A layer is refitted if the original has one of its path with as many outputs, and if it reads
@@ -46,6 +56,7 @@ def refit(model: keras.Model, original: keras.Model, sample: np.ndarray) -> dict
         model: the changed copy of `original`.
         original: the model before the change.
         sample: (rows, ...) in the models' input shape.
+        only: paths of the layers that may be refitted, or of what these are inside of; all if None.
 
     Returns:
         Path of a refitted layer -> how close it came, in the order of the calls.
@@ -56,10 +67,16 @@ def refit(model: keras.Model, original: keras.Model, sample: np.ndarray) -> dict
         known = before.get((layer.path, layer.kernel.name))
         if known is None or not _is_comparable(layer, known):
             continue
+        if only is not None and not any(_is_in(layer.path, one) for one in only):
+            continue
         fit = _refit_layer(layer, known, model, original, sample)
         if fit is not None:
             fits[layer.path] = fit
     return fits
+
+
+def _is_in(path: str, other: str) -> bool:
+    return path == other or path.startswith(f"{other}/")
 
 
 def _is_comparable(layer: MixingLayer, known: MixingLayer) -> bool:
@@ -97,8 +114,7 @@ def _refit_layer(
     linear.write(kernel)
     # E|y - hV|², from moments alone.
     loss = power - 2 * float((kernel * target).sum()) + float((kernel * (gram @ kernel)).sum())
-    variance = power - float((means**2).sum())
-    return Fit(max(0.0, loss), max(0.0, loss) / variance if variance > 0 else 0.0)
+    return Fit(max(0.0, loss), max(0.0, power - float((means**2).sum())))
 
 
 def _rows_of_both(
@@ -110,14 +126,15 @@ def _rows_of_both(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What both layers multiply with, side by side, until there is enough."""
     readers = inputs_at(model, layer.places), inputs_at(original, known.places)
-    seen = 0
-    for batch in batches(sample, _ROWS_AT_ONCE if _has_positions(layer) else 4096):
-        if seen >= POSITIONS:
-            return
+    size = _ROWS_AT_ONCE if _has_positions(layer) else 4096
+    for number, batch in enumerate(batches(sample, size)):
+        # Positions of one row are alike: rather few of many rows than all of a few.
+        limit = max(len(batch), POSITIONS * len(batch) // len(sample))
         for now, then in zip(*(reader(batch) for reader in readers), strict=True):
-            both = layer.maps[0].rows(now), known.maps[0].rows(then)
-            seen += len(both[0])
-            yield both
+            yield (
+                layer.maps[0].rows(now, limit, seed=number),
+                known.maps[0].rows(then, limit, seed=number),
+            )
 
 
 def _has_positions(layer: MixingLayer) -> bool:

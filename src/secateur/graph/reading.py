@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from secateur.graph.walk import Place, graph_of, graph_of_model, run
+from secateur.graph.labels import sizes
+from secateur.graph.walk import Place, graph_of, graph_of_model, nodes, run
+
+_UNCOMPILED = 8  # batches that are read without compiling
+_UNCOMPILED_NUMBERS = 2**25  # if so many numbers, and no more, are made of each
 
 Found = dict[Place, list[Any]]
 
 
 def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], list[tf.Tensor]]:
-    """A compiled function from a batch of rows to what the calls at these places read.
+    """A function from a batch of rows to what the calls at these places read.
 
     What a call reads is its first input. A model rebuilt by `keep_units` has its calls at the
     places of the original's groups. A layer inside a layer (a projection of an attention, the layer
@@ -27,13 +33,30 @@ def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], li
     """
     graph = graph_of_model(model)
 
-    @tf.function(reduce_retracing=True)
     def read(rows: Any) -> list[tf.Tensor]:
         found: Found = {place: [] for place in places}
         _run(graph, keras.tree.flatten(rows), (), found)
         return [tf.concat(found[place], 0) for place in places]
 
-    return read
+    compiled = tf.function(read, reduce_retracing=True)
+    numbers = sum(math.prod(sizes(one.shape)) for one in _made(graph))
+    calls = itertools.count()
+
+    def read_batch(rows: Any) -> list[tf.Tensor]:
+        # Compiling takes longer than a few batches do, but keeps less of them in memory.
+        is_small = len(keras.tree.flatten(rows)[0]) * numbers <= _UNCOMPILED_NUMBERS
+        return (read if is_small and next(calls) < _UNCOMPILED else compiled)(rows)
+
+    return read_batch
+
+
+def _made(graph: Any) -> Iterator[Any]:
+    """All tensors that are made in a graph and in the models nested in it."""
+    for node, _ in nodes(graph):
+        yield from node.outputs
+        inner = graph_of(node.operation)
+        if inner is not None:
+            yield from _made(inner)
 
 
 def _run(graph: Any, inputs: Sequence[Any], path: Place, found: Found) -> list[Any]:

@@ -37,7 +37,9 @@ def keep_units(model: keras.Model, kept: KeptUnits) -> keras.Model:
 
 
 def replace_layers(
-    model: keras.Model, replacements: Mapping[str, Sequence[keras.Layer]]
+    model: keras.Model,
+    replacements: Mapping[str, Sequence[keras.Layer]],
+    dropped: Mapping[str, int] | None = None,
 ) -> keras.Model:
     """A copy of a model with other layers in the place of some.
 
@@ -48,14 +50,16 @@ def replace_layers(
         model: a built functional or Sequential model.
         replacements: layer's path (`encoder/dense_1`) -> the new layers, called one after the other
             on the old one's first input; none takes the layer out.
+        dropped: path of a layer that joins several inputs -> which of them it no longer reads. What
+            is then read by nothing is not copied.
 
     Raises:
         InputError: a path is not a layer of the model.
     """
     graph_of_model(model)
-    copier = _Replacement(replacements)
+    copier = _Replacement(replacements, dropped or {})
     copy = copier.copy(model)
-    missing = sorted(set(replacements) - copier.met)
+    missing = sorted({*replacements, *(dropped or {})} - copier.met)
     if missing:
         raise InputError(f"{model.name} has no layer {', '.join(map(repr, missing))}")
     return copy
@@ -107,12 +111,13 @@ class _Copier:
     def _functional(self, model: Any, prefix: str) -> Any:
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             copies = self._copies_of(operation, prefix)
+            args = self._arguments(operation, args)
             if len(copies) != 1:
                 output = keras.tree.flatten((args, kwargs))[0]
                 for copy in copies:
                     output = copy(output)
                 return output
-            return copies[0](*self._arguments(operation, args), **kwargs)
+            return copies[0](*args, **kwargs)
 
         inputs = keras.tree.map_structure(self._input, model._inputs_struct)
         outputs = model._run_through_graph(inputs, call_fn=call)
@@ -161,16 +166,30 @@ class _Cut(_Copier):
 class _Replacement(_Copier):
     """A copy with other layers in the place of some."""
 
-    def __init__(self, replacements: Mapping[str, Sequence[keras.Layer]]) -> None:
+    def __init__(
+        self, replacements: Mapping[str, Sequence[keras.Layer]], dropped: Mapping[str, int]
+    ) -> None:
         super().__init__()
         self._replacements = replacements
+        self._dropped = dropped
+        self._joins: dict[int, int] = {}  # by id of the operation: the input that it drops
         self.met: set[str] = set()
 
     def _new_layers(self, operation: Any, path: str) -> list[Any]:
         self.met.add(path)
+        if path in self._dropped:
+            self._joins[id(operation)] = self._dropped[path]
         if path in self._replacements:
             return list(self._replacements[path])
         return [_from_config(operation, operation.get_config())]
+
+    def _arguments(self, operation: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if id(operation) not in self._joins:
+            return args
+        # Layers join a list; operations of `keras.ops` join their first arguments.
+        joined = list(args[0]) if isinstance(args[0], list | tuple) else list(args)
+        del joined[self._joins[id(operation)]]
+        return (joined, *args[1:]) if isinstance(args[0], list | tuple) else tuple(joined)
 
     def _copy_values(self, original: keras.Layer, layers: list[Any]) -> None:
         for layer in layers:
