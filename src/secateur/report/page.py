@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.report import drawing, formats, plots
+from secateur.report.cuts import account
 from secateur.report.remarks import remarks, speed_ratio, verdict
 from secateur.report.rows import (
     Rows,
@@ -105,6 +106,7 @@ def _template() -> Any:
         "metric": formats.metric,
         "tolerance": formats.tolerance,
         "standing": standing,
+        "account": account,
         "symbol": lambda name: _SYMBOLS[name],
         "word": lambda name: _WORDS.get(name, plots.MARKS[name].label),
         "plain": _plain,
