@@ -22,6 +22,8 @@ CUTS = {
     "cluster": {"clusters": 4},
     "code": {"keep": 0.5},
     "fold": {},
+    "layers": {"keep": 0.5},
+    "low_rank": {"keep": 0.7},
     "units": {"keep": 0.5},
     "weights": {"keep": 0.5},
 }
@@ -29,6 +31,8 @@ NOTHING = {
     "cluster": {"clusters": 65536},
     "code": {"keep": 1.0},
     "fold": {},
+    "layers": {"keep": 1.0},
+    "low_rank": {"keep": 1.0},
     "units": {"keep": 1.0},
     "weights": {"keep": 1.0},
 }

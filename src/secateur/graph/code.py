@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -42,16 +43,76 @@ def with_code(model: keras.Model) -> keras.Model:
     raise InputError(f"the model {model.name!r} has no hidden tensor that could be its code")
 
 
+def code_width(model: keras.Model) -> int:
+    """How many numbers the code has; 0 if the model has no hidden tensor."""
+    tensor = _code_tensor(graph_of_model(model))
+    return 0 if tensor is None else _width(tensor)
+
+
+def code_makers(model: keras.Model) -> set[str]:
+    """Paths of what makes the code: its layer with a kernel, and what follows up to the code."""
+    graph, prefix = _unwrapped(graph_of_model(model), "")
+    tensor = _code_tensor(graph)
+    return set() if tensor is None else set(_making(graph, prefix, tensor))
+
+
+def _making(graph: Any, prefix: str, tensor: Any) -> Iterator[str]:
+    operation = tensor._keras_history.operation
+    calls = [node for node, _ in nodes(graph) if node.operation is operation]
+    yield prefix + operation.name
+    inner = graph_of(operation)
+    if inner is not None:
+        place = next(at for one in calls for at, made in enumerate(one.outputs) if made is tensor)
+        yield from _making(inner, f"{prefix}{operation.name}/", inner._outputs[place])
+        return
+    has_kernel = any(one.name.endswith("kernel") for one in getattr(operation, "weights", []))
+    if len(calls) == 1 and len(calls[0].input_tensors) == 1 and not has_kernel:
+        yield from _making(graph, prefix, calls[0].input_tensors[0])
+
+
+def rivals_of_code(model: keras.Model) -> set[str]:
+    """Paths of the operations before which a narrower place would be taken for the code.
+
+    Those in a nested model are among them if it is one itself.
+    """
+    graph, prefix = _unwrapped(graph_of_model(model), "")
+    rivals = [*_rivals(graph), *_passed_by_all(graph, graph._outputs)]
+    return set(_makers(graph, prefix, rivals))
+
+
+def _makers(graph: Any, prefix: str, tensors: list[Any]) -> Iterator[str]:
+    for node, _ in nodes(graph):
+        if any(one is tensor for one in node.outputs for tensor in tensors):
+            path = prefix + node.operation.name
+            yield path
+            inner = graph_of(node.operation)
+            if inner is not None:
+                yield from _makers(inner, path + "/", _passed_by_all(inner, _made(inner)))
+
+
+def _unwrapped(graph: Any, prefix: str) -> tuple[Any, str]:
+    """The first graph that has hidden tensors, and the path of the nested model it is in."""
+    inner = [(graph_of(node.operation), node.operation.name) for node, _ in nodes(graph)]
+    if len(inner) != 1 or inner[0][0] is None:
+        return graph, prefix
+    return _unwrapped(inner[0][0], f"{prefix}{inner[0][1]}/")
+
+
 def _code_tensor(graph: Any) -> Any | None:
-    outputs = {id(tensor) for tensor in graph._outputs}
-    calls = [node for node, _ in nodes(graph)]
-    hidden = [one for node in calls for one in node.outputs if id(one) not in outputs]
-    if not hidden:
-        inner = [graph_of(node.operation) for node in calls]
-        return _code_tensor(inner[0]) if len(inner) == 1 and inner[0] is not None else None
+    rivals = _rivals(_unwrapped(graph, "")[0])
+    return _narrowest(rivals) if rivals else None
+
+
+def _rivals(graph: Any) -> list[Any]:
+    """The tensors of which the narrowest is the code."""
+    hidden = [one for one in _made(graph) if not any(one is other for other in graph._outputs)]
     input_width = sum(map(_width, graph._inputs))
     narrow = [one for one in _passed_by_all(graph, hidden) if _width(one) < input_width]
-    return _narrowest(narrow or hidden)
+    return narrow or hidden
+
+
+def _made(graph: Any) -> list[Any]:
+    return [one for node, _ in nodes(graph) for one in node.outputs]
 
 
 def _narrowest(tensors: list[Any]) -> Any:

@@ -11,6 +11,8 @@ from secateur.methods.base import Method
 from secateur.methods.cluster import Cluster
 from secateur.methods.code import Code
 from secateur.methods.fold import Fold
+from secateur.methods.layers import Layers
+from secateur.methods.low_rank import LowRank
 from secateur.methods.units import Units
 from secateur.methods.weights import Weights
 
@@ -18,6 +20,8 @@ METHODS: dict[str, type[Method]] = {
     "cluster": Cluster,
     "code": Code,
     "fold": Fold,
+    "layers": Layers,
+    "low_rank": LowRank,
     "units": Units,
     "weights": Weights,
 }
