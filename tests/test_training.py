@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from secateur import ladder
+from secateur import ladder, paths
 from secateur.autoencoders import dense
 from secateur.errors import InputError
 from secateur.graph import inputs_at, with_code
@@ -32,6 +34,7 @@ from secateur.training.history import History
 from secateur.training.schedules import schedule_of
 from secateur.training.stability import Epoch, Watch
 from secateur.training.teaching import Lesson
+from tasks import baseline
 
 
 @pytest.fixture(autouse=True)
@@ -366,6 +369,54 @@ def test_a_killed_process_is_continued_by_another(train, validation, tmp_path):
         digests.append(hashlib.md5((tmp_path / "model.keras").read_bytes()).hexdigest())
         assert history.epochs == 3
     assert digests[0] == digests[1]
+
+
+def make_workspace(folder: Path, train: np.ndarray, validation: np.ndarray, **training) -> Path:
+    """Prepared rows and settings, all that the stage `baseline` needs."""
+    for name, rows in ((paths.TRAIN, train), (paths.VALIDATION, validation)):
+        (folder / name).mkdir(parents=True)
+        np.save(folder / name / paths.ROWS, rows)
+    settings = {"baseline": {"widths": [16], "code": 8, "training": training}, "rounds": {}}
+    (folder / paths.SETTINGS).write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def test_a_killed_stage_goes_on_and_publishes_the_same_bytes(
+    train, validation, tmp_path, monkeypatch
+):
+    restless(monkeypatch, train)
+    digests = []
+    for name in ("whole", "killed"):
+        folder = make_workspace(tmp_path / name, train, validation, epochs=2, batch=100)
+        monkeypatch.chdir(folder)
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                interrupt_after(12, patch)
+                with pytest.raises(KeyboardInterrupt):
+                    baseline.run()
+            assert paths.checkpoint("baseline").exists()
+            assert not (paths.rung_folder("baseline") / paths.MODEL).exists()
+        baseline.run()
+        assert not paths.checkpoint("baseline").exists()
+        digests.append(
+            {
+                str(file): hashlib.md5(file.read_bytes()).hexdigest()
+                for file in sorted(paths.MODELS.rglob("*"))
+                if file.is_file()
+            }
+        )
+    assert digests[0] == digests[1]
+    assert len(digests[0]) > 7
+
+
+def test_a_baseline_that_cannot_be_trained_is_a_mistake_of_the_settings_or_data(
+    train, validation, tmp_path, monkeypatch
+):
+    overflowing = train.copy()
+    overflowing[:, 5] = 1e25
+    monkeypatch.chdir(make_workspace(tmp_path, overflowing, validation, epochs=2, attempts=2))
+    with pytest.raises(InputError, match="in all 2 attempts"):
+        baseline.run()
 
 
 def test_a_checkpoint_of_another_training_is_not_used(tmp_path, caplog):
