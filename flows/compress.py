@@ -13,7 +13,7 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +82,7 @@ def compress(
         end_with_starter()
     logger = get_run_logger()
     for name in ("task_runs", "flow_runs", "engine"):
-        logging.getLogger(f"prefect.{name}").addFilter(_tells_something)
+        logging.getLogger(f"prefect.{name}").addFilter(tells_something)
     try:
         if dry_run:
             text = "\n".join(rehearse(overrides, target, force))
@@ -344,7 +344,7 @@ def _put(arrived: queue.SimpleQueue[str], name: str, _: PrefectFuture[Any]) -> N
     arrived.put(name)
 
 
-def _tells_something(record: logging.LogRecord) -> bool:
+def tells_something(record: logging.LogRecord) -> bool:
     """False for what Prefect says beside a failed state: the same, and a traceback of nothing."""
     kind, *_ = record.exc_info or (Exception,)
     return kind is not None and not issubclass(kind, FailedRun | CancelledRun)
@@ -368,9 +368,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return _say(str(error), MISTAKE)
     except WorkspaceBusyError as error:
         return _say(str(error), FAILURE)
-    try:
-        use_server()
-        state = compress(
+    return exit_code(
+        lambda: compress(
             asked.set,
             asked.target,
             asked.force,
@@ -378,6 +377,14 @@ def main(words: Sequence[str] | None = None) -> int:
             pull=asked.pull,
             return_state=True,
         )
+    )
+
+
+def exit_code(run: Callable[[], State[Any]]) -> int:
+    """Run a flow with a server to talk to, and say on standard error how it ended if not well."""
+    try:
+        use_server()
+        state = run()
     except KeyboardInterrupt:
         return _say("interrupted; run again to go on from here", INTERRUPTED)
     except TerminationSignal:

@@ -44,6 +44,8 @@ COLUMNS = {
     "float32_median_us": "float32 µs",
 }
 
+_SHIFTS_SHOWN = 30
+
 AnyLogger = Logger | LoggerAdapter[Any]
 
 
@@ -109,6 +111,10 @@ class Monitor:
             key="summary",
             description="What was cut, what the guard said, and how each stage ended",
         )
+
+    def page(self, key: str, text: str, description: str) -> None:
+        """A page of Markdown."""
+        self.make(create_markdown_artifact, markdown=text, key=key, description=description)
 
     def make(self, create: Callable[..., Any], **content: Any) -> Any:
         """What `create` returns, or None if the server does not take it."""
@@ -192,6 +198,31 @@ def announce_promotion(workspace: str, message: str) -> None:
         },
         payload={"message": message},
     )
+
+
+def refresh_text() -> str:
+    """A page of Markdown: what moved in the data, by feature, and what the guard said then."""
+    drift = _read(paths.REFRESH / paths.DRIFT)
+    contest = _read(paths.REFRESH / paths.CONTEST)
+    parts = [f"**{drift['message']}**"]
+    if contest is not None:
+        parts += [f"{'Promoted' if contest['accepted'] else 'Kept'}: {contest['message']}"]
+    if drift["features"]:
+        parts += [
+            f"{drift['new_rows']:,} of {drift['rows']:,} rows are held against those that the "
+            f"champion was trained on. {drift['alarms']:.1%} of them raise an alarm."
+        ]
+        columns = ("", "distance", "adjusted p", "moved")
+        shown = [drift["error"], *drift["features"][:_SHIFTS_SHOWN]]
+        parts += [_table(columns, map(_shift_row, shown))]
+        if len(drift["features"]) > _SHIFTS_SHOWN:
+            parts += [f"All {len(drift['features'])}: {paths.REFRESH / paths.DRIFT}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shift_row(shift: Mapping[str, Any]) -> tuple[str, ...]:
+    moved = "yes" if shift["moved"] else ""
+    return shift["name"], f"{shift['effect']:.3f}", f"{shift['p_value']:.2g}", moved
 
 
 def told_state(module: str, words: Sequence[str]) -> str | None:

@@ -67,6 +67,10 @@ METRICS_TABLE = REPORTS / "metrics.json"
 LATENCY = REPORTS / "latency.json"
 FRONTIER = REPORTS / "frontier.csv"
 PAGE = REPORTS / "index.html"
+REFRESH = REPORTS / "refresh"  # what the last refresh saw; no stage's out
+DRIFT = "drift.json"
+CONTEST = "contest.json"
+ANNOUNCED = SCRATCH / "announced"  # the manifest's md5 of the champion that was last made known
 PICTURES = REPORTS / "pictures"
 
 
@@ -140,6 +144,11 @@ def _exchange(one: Path, other: Path) -> bool:
 def read_json(path: Path) -> Any:
     """The content of a JSON file."""
     return json.loads(path.read_text())
+
+
+def parse_json(content: bytes) -> Any:
+    """What a JSON file of this content holds."""
+    return json.loads(content)
 
 
 def write_json(path: Path, content: Any) -> None:

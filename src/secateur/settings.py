@@ -260,6 +260,21 @@ class DetectionSettings(_Section):
     """Share of normal validation rows whose reconstruction error lies within the threshold."""
 
 
+class DriftSettings(_Section):
+    """When new data is worth a new ladder."""
+
+    significance: Fraction = Field(
+        0.01, description="Share of the features called moved that may be called so by chance"
+    )
+    effect: float = Field(
+        0.1, ge=0, le=1,
+        description="Least Kolmogorov-Smirnov distance from the training rows that counts as moved",
+    )  # fmt: skip
+    growth: float = Field(
+        0.1, ge=0, description="Share of rows more or less that counts even if nothing moved"
+    )
+
+
 class LatencySettings(_Section):
     """How latency is measured."""
 
