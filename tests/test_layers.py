@@ -19,6 +19,7 @@ from secateur.graph.neighbours import linear_pairs
 from secateur.litert import LiteRTModel
 from secateur.merging import why_not_merged
 from secateur.metrics import mean_squared_error
+from tests.graph_models import MODELS
 
 
 def taken(report):
@@ -352,3 +353,31 @@ def test_units_then_layers_then_low_rank_loads_and_exports(trained, train, valid
     export_float32(loaded, tmp_path / "chain.tflite", validation[:32])
     exported = LiteRTModel(tmp_path / "chain.tflite")(validation)
     assert np.abs(exported - np.asarray(model(validation))).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name", ["skips", "nested_cut_through", "convolutional", "normalized", "mixed_precision"]
+)
+@pytest.mark.parametrize(
+    ("method", "options"), [("layers", {"count": 2}), ("low_rank", {"keep": 0.85})]
+)
+def test_models_that_nobody_drew_for_it_stay_whole(name, method, options):
+    """Skips, shared nested models, convolutions, norms over units, layers of several types."""
+    keras.utils.set_random_seed(0)
+    model = MODELS[name]()
+    rows = np.random.default_rng(0).normal(size=(40, *model.input_shape[1:])).astype(np.float32)
+    config, before = model.get_config(), model.get_weights()
+    cut, report = shrink(model, rows, method, **options)
+    assert cut.output_shape == model.output_shape
+    assert np.isfinite(np.asarray(cut(rows), np.float64)).all()
+    assert model.get_config() == config
+    assert all(map(np.array_equal, model.get_weights(), before))
+    widths = [
+        sorted(group.units for group in dependency_groups(one) if group.is_code)
+        for one in (cut, model)
+    ]
+    assert widths[0] == widths[1]
+    saved = count_macs(model)[0] - count_macs(cut)[0]
+    told = {entry["layer"]: entry for entry in report.groups if "macs_before" in entry}
+    assert saved == sum(one["macs_before"] - one["macs_after"] for one in told.values())
+    assert saved > 0 or not report.groups

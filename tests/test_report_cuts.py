@@ -16,7 +16,7 @@ TOLD = {
     "units": ({**UNITS, "units_after": 16}, "32 → 16 units", 0.5),
     "layer": (
         {**LEFT, "how": "removed", "with": ["norm"]},
-        "32 → 0 units, removed with norm at 3.39% of what code gave; 384 MACs less",
+        "32 → 0 units, removed with norm; code lost 3.39% of what it gave; 384 MACs less",
         0.0,
     ),
     "merged": (

@@ -61,13 +61,11 @@ def account(group: Mapping[str, Any]) -> Account:
 
 
 def _left(group: Mapping[str, Any]) -> str:
-    told = [group["how"]]
-    if group["with"]:
-        told.append(f"with {_listed(group['with'])}")
+    told = [f"{group['how']} with {_listed(group['with'])}" if group["with"] else group["how"]]
     if group["share"]:
-        told.append(f"at {_percent(group['share'])} of what {_listed(group['read_by'])} gave")
-    saved = group["macs_before"] - group["macs_after"]
-    return f"{' '.join(told)}; {saved:,} MACs less"
+        told.append(f"{_listed(group['read_by'])} lost {_percent(group['share'])} of what it gave")
+    told.append(f"{group['macs_before'] - group['macs_after']:,} MACs less")
+    return "; ".join(told)
 
 
 def _factored(group: Mapping[str, Any]) -> str:
