@@ -126,11 +126,11 @@ def made_known(
     state: State[Any], push: bool, tag: Literal["patch", "minor", "major"] | None, retries: int
 ) -> None:
     """Share what serves, whichever run it was that promoted it."""
+    take("announce", lambda: refreshing.announce(announce_promotion, str(state.message)))
     if tag is not None:
         take("tag", lambda: refreshing.tag(str(state.message), tag))
     if push:
         take("push", refreshing.push, retries)
-    take("announce", lambda: refreshing.announce(announce_promotion, str(state.message)))
 
 
 def ladder(target: str | None, workers: int, retries: int) -> None:
