@@ -51,9 +51,8 @@ def test_settings_take_a_target_and_refuse_one_that_cannot_be():
 
 
 def test_single_weights_are_met_exactly(trained, train):
-    for asked in (2000, 3001):
-        cut, report = shrink(trained, train, "weights", {"nonzeros": asked})
-        assert count_nonzeros(cut) == report.budget["reached"] == asked
+    cut, report = shrink(trained, train[:300], "weights", {"nonzeros": 3001})
+    assert count_nonzeros(cut) == report.budget["reached"] == 3001
 
 
 def test_a_target_above_what_the_model_has_cuts_nothing(trained, train, caplog):
@@ -75,7 +74,7 @@ def test_a_target_above_what_the_model_has_cuts_nothing(trained, train, caplog):
 )
 def test_a_target_out_of_reach_is_told(method, target, why, trained, train, caplog):
     with caplog.at_level(logging.WARNING):
-        cut, report = shrink(trained, train, method, target)
+        cut, report = shrink(trained, train[:100], method, target)
     budget = report.budget
     assert budget["reached"] == getattr(costs(cut), budget["cost"]) > budget["asked"]
     assert re.search(why, budget["why"])

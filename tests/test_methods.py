@@ -159,9 +159,15 @@ def test_an_unknown_method_is_answered_with_the_known_ones():
         ({"keep": True}, r"keep must be in \(0, 1\], got True"),
         (
             {"keep": 0.5, "importance": "size"},
-            "importance must be one of obs, magnitude, magnitude_l1",
+            "importance must be one of obs, obs_layer, magnitude, magnitude_l1",
         ),
         ({"keep": 0.5, "compensate": "no"}, "compensate must be one of least_squares, bias, none"),
+        ({"keep": 0.5, "scope": "all"}, "scope must be one of local, global, erk, adaptive"),
+        (
+            {"keep": 0.5, "scope": "global", "normalize": "sum"},
+            "normalize must be one of none, mean, max, lamp, got 'sum'",
+        ),
+        ({"keep": 0.5, "normalize": "mean"}, "normalize is of scope global"),
     ],
 )
 def test_options_of_units_that_cannot_be_used_are_refused(options, message):
@@ -258,7 +264,7 @@ def test_the_closed_form_beats_magnitude_and_chance(trained, train, validation):
 
 def test_the_reported_cost_is_the_next_layers_mean_squared_change(trained, train):
     """The cheapest unit's cost, against refitting the next layer by plain least squares."""
-    _, report = shrink(trained, train, "units", keep=31 / 32)
+    _, report = shrink(trained, train, "units", keep=31 / 32, importance="obs_layer")
     removed = report.groups[0]["removed"]
     hidden = np.asarray(keras.Model(trained.input, trained.get_layer("encoder_1").output)(train))
     kernel, bias = trained.get_layer("encoder_2").get_weights()

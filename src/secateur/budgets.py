@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,13 @@ logger = logging.getLogger(__name__)
 Target = Mapping[str, int | float]
 """One cost's name -> a fraction in (0, 1] of what the model has, or an absolute amount."""
 
+Made = tuple[keras.Model, RoundReport]
+
 # Ranges of an int8 file; how many rows set them does not change its size.
 _EXPORT_ROWS = 64
 _LATENCY = {"runs": 500, "warm_up": 50}
+# In an int8 file, beside a byte a weight: a channel's bias, its scale and its zero point.
+INT8_BYTES_A_CHANNEL = 16
 # Attempts at one limit, and corrections of it where a cost can only be estimated.
 _ATTEMPTS, _CORRECTIONS = 24, 4
 
@@ -60,9 +64,9 @@ def latency_us(model: keras.Model, sample: np.ndarray) -> float:
 
 
 def _kernel_bytes(model: keras.Model) -> int:
-    """What grows with the model in an int8 file: a byte a weight, and 16 an output channel."""
-    kernels = [one for one in model.weights if len(one.shape) > 1]
-    return sum(math.prod(one.shape) + 16 * one.shape[-1] for one in kernels)
+    """What grows and shrinks with a model in its int8 file: a byte a weight, more a channel."""
+    shapes = [one.shape for one in model.weights if len(one.shape) > 1]
+    return sum(math.prod(shape) + INT8_BYTES_A_CHANNEL * shape[-1] for shape in shapes)
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,27 @@ class Budget:
             return self.measure(model)
         known, then = self._last
         now = estimate(model)
-        # Bytes grow one by one, microseconds in proportion.
-        return known + now - then if COSTS[self.cost].is_whole else known * now / max(then, 1)
+        return known * now / then if self._is_in_proportion else known + now - then
+
+    def limit_for(self, estimate: float, actual: float) -> float:
+        """The limit in terms of something that is `estimate` where the cost is `actual`."""
+        if self._is_in_proportion:
+            return self.limit * estimate / actual
+        return self.limit + estimate - actual
+
+    def best(self, made: Sequence[Made]) -> Made:
+        """What costs most of all that fits; what costs least if none does."""
+
+        def rank(one: Made) -> tuple[bool, float]:
+            known = self.measure(one[0])
+            return (True, known) if known <= self.limit else (False, -known)
+
+        return max(made, key=rank)
+
+    @property
+    def _is_in_proportion(self) -> bool:
+        """Whether the cost grows in proportion to its estimate; others grow one by one."""
+        return self.cost in ("gzip_bytes", "latency_us")
 
     def _learn(self, model: keras.Model, value: float) -> None:
         self._measured[id(model)] = model, value
@@ -242,17 +265,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """A cut that was made: the model, what was reported, and what it is thought to cost."""
-
-    model: keras.Model
-    report: RoundReport
-
-
-def turn_knob(
-    method: Method, model: keras.Model, sample: np.ndarray, budget: Budget
-) -> tuple[keras.Model, RoundReport]:
+def turn_knob(method: Method, model: keras.Model, sample: np.ndarray, budget: Budget) -> Made:
     """The cut with as little gone as the budget allows, found by turning the method's knob.
 
     Costs are taken to rise from the knob's `least` to its `most`. Interpolation and halving take
@@ -261,36 +274,30 @@ def turn_knob(
     """
     amount = method.amount
     assert amount is not None
-    made: dict[float, _Attempt] = {}
+    made: dict[float, Made] = {}
 
-    def attempt(value: float) -> _Attempt:
+    def attempt(value: float) -> Made:
         if value not in made:
-            made[value] = _Attempt(*replace(method, **{amount.knob: value}).shrink(model, sample))
+            made[value] = replace(method, **{amount.knob: value}).shrink(model, sample)
         return made[value]
 
-    def rank(one: _Attempt) -> tuple[bool, float]:
-        known = budget.measure(one.model)
-        fits = known <= budget.limit
-        return fits, known if fits else -known
-
-    tried: list[_Attempt] = []
+    tried: list[Made] = []
     while len(tried) < _CORRECTIONS:
         found = _search(attempt, amount, budget)
         if any(found is one for one in tried):
             break
         tried.append(found)
-        budget.measure(found.model)  # corrects the estimates
+        budget.measure(found[0])  # corrects the estimates
         if not budget.is_estimated:
             break
-    best = max(tried, key=rank)
-    return best.model, best.report
+    return budget.best(tried)
 
 
-def _search(attempt: Callable[[float], _Attempt], amount: Amount, budget: Budget) -> _Attempt:
+def _search(attempt: Callable[[float], Made], amount: Amount, budget: Budget) -> Made:
     """The attempt with the largest estimated cost within the limit, or that at the knob's least."""
 
     def cost(value: float) -> float:
-        return budget.estimate(attempt(value).model)
+        return budget.estimate(attempt(value)[0])
 
     low, low_cost = amount.least, 0.0  # not tried before it is needed
     high, high_cost = amount.most, budget.before

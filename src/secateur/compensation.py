@@ -18,6 +18,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from secateur.answers import Answers
 from secateur.graph import Group, inputs_at
 from secateur.graph.rules import rule_of
 from secateur.graph.trace import trace
@@ -45,6 +46,7 @@ class Consumer:
         positions: np.ndarray,
         moments: Moments,
         compensate: Compensate = "least_squares",
+        root: np.ndarray | None = None,
         ridge: float = RIDGE,
     ) -> None:
         """Start from all units.
@@ -55,6 +57,8 @@ class Consumer:
             moments: of its inputs, the bias' one included.
             compensate: what takes over when a unit leaves: the other inputs and the bias, the bias
                 alone, or nothing.
+            root: (outputs, r), what `costs` weighs the outputs with, such as the root of how
+                strongly the model answers to them; all alike if None.
             ridge: added to the moments' diagonal, as a share of its mean.
         """
         self.map = linear_map
@@ -74,11 +78,18 @@ class Consumer:
         if compensate == "least_squares" and moments.drift.any():
             # Earlier cuts have moved this input: first fit the kernel to what it gave before them.
             self.kernel += self.inverse @ (moments.drift @ self.kernel)
+        # The kernel as costs see it; repaired along with it, which is cheaper than weighing anew.
+        self._weighed = self.kernel.copy() if root is None else self.kernel @ root
 
-    def costs(self) -> np.ndarray:
-        """(units,): the output's mean squared change if that unit left, after the best repair."""
-        rows = self.kernel[self.positions]  # (units, k, outputs)
-        blocks = self.inverse[self.positions[:, :, None], self.positions[:, None, :]]
+    def costs(self, unit: int | None = None) -> np.ndarray:
+        """What it costs if a unit leaves: the weighed outputs' mean squared change when repaired.
+
+        Returns:
+            (units,), or (1,) for one unit.
+        """
+        positions = self.positions if unit is None else self.positions[[unit]]
+        rows = self._weighed[positions]  # (units, k, outputs)
+        blocks = self.inverse[positions[:, :, None], positions[:, None, :]]
         if blocks.shape[1] == 1:
             return (rows[:, 0] ** 2).sum(axis=1) / blocks[:, 0, 0]
         return np.einsum("uko,uko->u", rows, np.linalg.solve(blocks, rows))
@@ -91,9 +102,11 @@ class Consumer:
         answer = np.linalg.solve(self.inverse[np.ix_(leaving, leaving)], self.inverse[leaving]).T
         if self.compensate == "least_squares":
             self.kernel -= answer @ lost
+            self._weighed -= answer @ self._weighed[leaving]
         elif self.compensate == "bias" and self.map.bias is not None:
             self.kernel[-1] += self.moments.means[leaving] @ lost
         self.kernel[leaving] = 0
+        self._weighed[leaving] = 0
         self._alive[leaving] = False
         self.inverse -= answer @ self.inverse[leaving]
         # Exact zeros, and ones on the diagonal that no later division trips over.
@@ -118,6 +131,7 @@ def consumers_of(
     original: keras.Model,
     sample: np.ndarray,
     compensate: Compensate,
+    answers: Answers | None = None,
 ) -> list[Consumer]:
     """A group's consumers, with the moments of what they read.
 
@@ -127,6 +141,7 @@ def consumers_of(
         original: the same model before any cut.
         sample: (rows, ...) calibration sample.
         compensate: see `Consumer`.
+        answers: how the model answers to what its layers give, which costs then go by.
     """
     consumers = []
     for part in group.consumers:
@@ -134,7 +149,9 @@ def consumers_of(
         found = moments_of(maps, part.places, model, sample, original) if maps else ()
         for one, moments in zip(maps, found, strict=True):
             positions = one.inputs_of(part.axis, part.positions)
-            consumers.append(Consumer(one, positions, moments, compensate))
+            power = float(np.trace(moments.now[: one.inputs, : one.inputs]))
+            root = answers.root(one, power) if answers else None
+            consumers.append(Consumer(one, positions, moments, compensate, root))
     return consumers
 
 
@@ -148,7 +165,10 @@ def remove_cheapest(consumers: Sequence[Consumer], count: int) -> list[tuple[int
     for _ in range(count):
         costs = np.sum([consumer.costs() for consumer in consumers], axis=0)
         costs[[unit for unit, _ in removed]] = np.inf
-        removed += remove_in_order(consumers, [int(np.argmin(costs))])
+        unit = int(np.argmin(costs))
+        removed.append((unit, float(costs[unit])))
+        for consumer in consumers:
+            consumer.remove(unit)
     return removed
 
 
@@ -160,7 +180,8 @@ def remove_in_order(consumers: Sequence[Consumer], units: Iterable[int]) -> list
     """
     removed: list[tuple[int, float]] = []
     for unit in units:
-        removed.append((int(unit), float(sum(consumer.costs()[unit] for consumer in consumers))))
+        cost = sum(float(consumer.costs(unit)[0]) for consumer in consumers)
+        removed.append((int(unit), cost))
         for consumer in consumers:
             consumer.remove(unit)
     return removed

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from secateur.compensation import Consumer
+from secateur.compensation import Consumer, remove_cheapest, remove_in_order
 from secateur.graph import Group
 
 _GRADIENT_BATCH, _GRADIENT_BATCHES = 32, 64
@@ -33,17 +33,34 @@ class Scene:
     sample: np.ndarray
 
 
-def leaving_order(scene: Scene, importance: str, seed: int = 0) -> np.ndarray:
-    """(units,): the group's units, the least important first.
+def leave(
+    scene: Scene, count: int, importance: str, seed: int = 0
+) -> tuple[list[tuple[int, float]], np.ndarray]:
+    """Take the least important units out of a group's consumers.
 
     Args:
         scene: the group and what is known about it.
-        importance: a name in `SCORES`, or `random`.
+        count: how many.
+        importance: `obs`, what it costs the consumers after the best repair, counted anew after
+            every unit; `random`; or a name in `SCORES`.
         seed: of `random`.
+
+    Returns:
+        Pairs of a unit and what it cost its consumers, in the order they left, and (count,) what
+        the importance said of each.
     """
+    # What nothing is known to read cannot be weighed by its readers.
+    if importance.startswith("obs") and not scene.consumers:
+        importance = "magnitude"
+    if importance.startswith("obs"):
+        removed = remove_cheapest(scene.consumers, count)
+        return removed, np.array([cost for _, cost in removed])
     if importance == "random":
-        return np.random.default_rng(seed).permutation(scene.group.units)
-    return np.argsort(SCORES[importance](scene), kind="stable")
+        order = np.random.default_rng(seed).permutation(scene.group.units)
+        return remove_in_order(scene.consumers, order[:count]), np.arange(count, dtype=float)
+    scores = SCORES[importance](scene)
+    order = np.argsort(scores, kind="stable")[:count]
+    return remove_in_order(scene.consumers, order), scores[order]
 
 
 def magnitude_l2(scene: Scene) -> np.ndarray:
@@ -125,3 +142,6 @@ SCORES: dict[str, Callable[[Scene], np.ndarray]] = {
     "fpgm": fpgm,
     "activation": activation,
 }
+
+# Those that are squares of weights and what they do; the others are norms.
+SQUARES = ("obs", "obs_layer", "taylor", "obd")

@@ -56,6 +56,15 @@ def peak_activation_bytes(model: keras.Model) -> int:
     Raises:
         InputError: the model has no graph that could be read.
     """
+    return max(activation_bytes(model))
+
+
+def activation_bytes(model: keras.Model) -> list[int]:
+    """The bytes that are alive at once before the first call of a model and during each.
+
+    See `peak_activation_bytes`, which is the largest. A model of which units were cut has as many
+    calls as it had before.
+    """
     graph = graph_of_model(model)
     inputs = [_Buffer(*tensor.shape[1:]) for tensor in graph._inputs]
     steps: list[_Step] = []
@@ -63,14 +72,14 @@ def peak_activation_bytes(model: keras.Model) -> int:
     last_read = {id(buffer): index for index, step in enumerate(steps) for buffer in step.reads}
     last_read |= {id(buffer): len(steps) for buffer in outputs}
     alive = {id(buffer): buffer.bytes for buffer in inputs}
-    peak = sum(alive.values())
+    found = [sum(alive.values())]
     for index, step in enumerate(steps):
         if step.in_place and last_read[id(step.reads[0])] == index:
             del alive[id(step.reads[0])]
         alive |= {id(buffer): buffer.bytes for buffer in step.writes}
-        peak = max(peak, sum(alive.values()))
+        found.append(sum(alive.values()))
         alive = {one: size for one, size in alive.items() if last_read.get(one, index) > index}
-    return peak
+    return found
 
 
 def _schedule(graph: Any, inputs: Sequence[_Buffer], steps: list[_Step]) -> list[_Buffer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -49,8 +50,19 @@ class Footprint:
         """
         return sum(self._elements(variable, kept) * uses for variable, uses in self._uses.items())
 
+    def shape(self, variable: Any, kept: Numbers) -> tuple[int, ...]:
+        """What is left of a variable's shape."""
+        return self._shape(id(variable), kept)
+
+    def uses(self, variable: Any) -> int:
+        """How often a sample multiplies each element of a variable."""
+        return self._uses.get(id(variable), 0)
+
     def _elements(self, variable: int, kept: Numbers) -> int:
-        return math.prod(
+        return math.prod(self._shape(variable, kept))
+
+    def _shape(self, variable: int, kept: Numbers) -> tuple[int, ...]:
+        return tuple(
             size - self._leaving(variable, axis, kept)
             for axis, size in enumerate(self._shapes[variable])
         )
