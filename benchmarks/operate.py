@@ -104,6 +104,10 @@ def killed(site: Site, what: str, how: signal.Signals) -> None:
     run = site.start_training(LONG if what == "server" else ENDLESS)
     start = time.monotonic()
     site.end(what, how)
+    if how is signal.SIGTERM:
+        time.sleep(5)
+        tell(f"{what} asked to end", f"its run is {site.run(run)['state_name']}; asked again")
+        site.end(what, how)
     if what in ("server", "everything"):
         site.wait_for(lambda: not site.flow_processes())
         tell("no process of the run after", f"{time.monotonic() - start:.1f} s")
