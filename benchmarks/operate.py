@@ -122,6 +122,15 @@ def killed(site: Site, what: str, how: signal.Signals) -> None:
     aftermath(site)
 
 
+def server_back_soon(site: Site) -> None:
+    """A server that is killed, and started again while its run goes on."""
+    run = site.start_training(LONG)
+    site.end("server", signal.SIGKILL)
+    tell("server killed, answers again", site.start_server())
+    tell("  its run", site.ended(run))
+    aftermath(site)
+
+
 PARTS: dict[str, Callable[[Site], None]] = {
     "schedule": scheduled_run,
     "cancel": cancelled_runs,
@@ -129,6 +138,7 @@ PARTS: dict[str, Callable[[Site], None]] = {
     "kill-worker": lambda site: killed(site, "worker", signal.SIGKILL),
     "stop-worker": lambda site: killed(site, "worker", signal.SIGTERM),
     "kill-server": lambda site: killed(site, "server", signal.SIGKILL),
+    "restart-server": server_back_soon,
     "power-cut": lambda site: killed(site, "everything", signal.SIGKILL),
 }
 
