@@ -109,6 +109,8 @@ def refreshed(
     get_run_logger().info("%s", moved["message"])
     monitor.page("refresh", refresh_text(), "What moved in the data, and what came of it")
     if dry_run or not (moved["moved"] or always):
+        if not dry_run and take("see what is left to do", refreshing.left_unfinished):
+            ladder(None, workers, retries)
         name = "Rehearsed" if dry_run else "Nothing moved"
         return Completed(name=name, message=f"{name}: {moved['message']}")
     ladder("elect", workers, retries)

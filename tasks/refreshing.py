@@ -16,6 +16,8 @@ from tasks.versioning import Workspace
 
 logger = logging.getLogger(__name__)
 
+STAGE = "champion"
+
 
 def check_workspace() -> None:
     """See that the current directory is a workspace with usable settings.
@@ -57,6 +59,16 @@ def look_for_drift(wanted: DriftSettings) -> dict[str, Any]:
     (paths.REFRESH / paths.CONTEST).unlink(missing_ok=True)  # of an earlier refresh
     drift.run(str(wanted.significance), str(wanted.effect), str(wanted.growth))
     return dict(paths.read_json(paths.REFRESH / paths.DRIFT))
+
+
+def left_unfinished() -> bool:
+    """Whether a run was ended after it promoted, but before it evaluated and reported.
+
+    The stages up to the champion are up to date then, so that finishing the rest trains nothing.
+    """
+    with Workspace() as workspace:
+        pending = {stage.name for stage in workspace.plan() if stage.changes}
+        return bool(pending) and pending.isdisjoint(stage.name for stage in workspace.plan(STAGE))
 
 
 def compare(tolerance: float) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from secateur.errors import InputError
 from secateur.settings import DriftSettings, load_settings
 from secateur.sources.reading import read_source
 from tasks import contest, refreshing, tagging
+from tasks.versioning import Stage, Workspace
 from tests.published import FEATURES, VALIDATION, elect, make_bundle, make_prepared, raw
 from tests.published import champion as champion_stage
+from tests.toy import make_toy
 
 NAMES = [f"sensor_{n}" for n in range(FEATURES)]
 USUAL = DriftSettings()
@@ -222,6 +224,33 @@ def test_a_champion_is_announced_once_by_whichever_run_comes_next(workspace):
     assert refreshing.announce(lambda *words: told.append(words), "b")
     assert not refreshing.announce(lambda *words: told.append(words), "c")
     assert told == [(workspace.name, "b")]
+
+
+@pytest.mark.pipeline
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own
+def test_what_a_killed_run_left_is_told_from_what_was_kept(tmp_path, monkeypatch):
+    """In the toy, `join` stands for the champion and `alone` for the report."""
+    monkeypatch.chdir(make_toy(tmp_path / "toy"))
+    monkeypatch.setattr(refreshing, "STAGE", "join")
+
+    def bring(*names: str) -> None:
+        with Workspace() as workspace:
+            for stage in workspace.plan():
+                if stage.name in names:
+                    workspace.bring_up_to_date(stage.name, lambda stage=stage: make(stage))
+
+    def make(stage: Stage) -> None:
+        for out in map(Path, stage.outs):
+            out.mkdir(parents=True)
+            (out / "text.txt").write_text(stage.name)
+
+    assert not refreshing.left_unfinished()
+    bring("start", "side@a", "side@b")
+    assert not refreshing.left_unfinished()  # kept: the champion is withheld
+    bring("join")
+    assert refreshing.left_unfinished()
+    bring("alone")
+    assert not refreshing.left_unfinished()
 
 
 # Versions in git

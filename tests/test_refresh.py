@@ -31,7 +31,7 @@ class Steps:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.taken: list[str] = []
-        self.moved, self.accepted = True, True
+        self.moved, self.accepted, self.unfinished = True, True, False
         self.fail: dict[str, Exception] = {}
         self.ladder_state: State[Any] = Completed()
         for name, answer in {
@@ -42,6 +42,7 @@ class Steps:
             "compare": lambda tolerance: {
                 "accepted": self.accepted, "candidate": "round_1", "message": "what the guard said",
             },
+            "left_unfinished": lambda: self.unfinished,
             "tag": lambda message, step: "champion@v0.0.1",
             "push": lambda: True,
             "announce": lambda tell, message: True,
@@ -85,7 +86,13 @@ def test_where_nothing_moved_nothing_is_run_and_the_reason_is_told(steps):
     assert (state.type.value, state.name) == ("COMPLETED", "Nothing moved")
     assert state.message == "Nothing moved: what moved"
     # An earlier run may have been killed before it shared what it promoted.
-    assert steps.taken == [*LOOK, *SHARE]
+    assert steps.taken == [*LOOK, "left_unfinished", *SHARE]
+
+
+def test_a_report_that_a_killed_run_left_undone_is_made_up_for(steps):
+    steps.moved, steps.unfinished = False, True
+    assert run().name == "Nothing moved"
+    assert steps.taken == [*LOOK, "left_unfinished", "ladder to None", *SHARE]
 
 
 def test_what_moved_brings_a_ladder_and_the_guard_promotes(steps):
