@@ -63,9 +63,8 @@ def run() -> None:
         with paths.publishing(paths.rung_folder(BASELINE)) as folder:
             write_rung(folder, model, history, RoundReport(), metrics, validation)
         with paths.publishing(paths.DECISIONS / BASELINE) as folder:
-            paths.write_json(
-                folder / paths.DECISION, {"rung": BASELINE, "accepted": True, "stopped": False}
-            )
+            decision = {"rung": BASELINE, "accepted": True, "stopped": False, "cut_from": BASELINE}
+            paths.write_json(folder / paths.DECISION, decision)
             paths.write_json(folder / paths.VERDICT, {"rung": BASELINE, "state": "baseline"})
     logger.info("baseline: validation MSE %.5g", history.validation_loss)
 

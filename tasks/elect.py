@@ -18,7 +18,7 @@ def run() -> None:
     The baseline always stands. Of equally cheap rungs the first in the order of the ladder wins.
     """
     settings = load_settings()
-    minimise = settings.champion.minimise
+    minimise = settings.champion.minimised_for(settings.goal)
     candidates = [_candidate(rung, minimise) for rung in settings.rungs]
     winner = min(
         (candidate for candidate in candidates if candidate["accepted"]),

@@ -10,6 +10,7 @@ import numpy as np
 
 from secateur import paths
 from secateur.guard import described, judge
+from secateur.planner import Aim, Course
 from secateur.settings import BASELINE, Settings, load_settings
 from tasks.command import main
 
@@ -24,18 +25,39 @@ def run(rung: str) -> None:
     """
     settings = load_settings()
     parent = settings.round(rung).parent
-    parent_decision = paths.read_json(paths.DECISIONS / parent / paths.DECISION)
-    if parent_decision["stopped"]:
-        decision = {"accepted": False, "stopped": True}
+    before = paths.read_json(paths.DECISIONS / parent / paths.DECISION)
+    metrics = paths.read_json(paths.rung_folder(rung) / paths.METRICS)
+    if metrics["state"] == "passed_through":
+        decision = {**before, "accepted": False, "stopped": True}
         verdict: dict[str, Any] = {"state": "passed_through"}
     else:
-        decision, verdict = _judge(settings, rung)
+        accepted, verdict = _judge(settings, rung)
+        decision = _decide(rung, accepted, before, metrics["progress"])
     with paths.publishing(paths.DECISIONS / rung) as folder:
-        paths.write_json(folder / paths.DECISION, {"rung": rung, **decision})
+        paths.write_json(folder / paths.DECISION, {**decision, "rung": rung})
         paths.write_json(folder / paths.VERDICT, {"rung": rung, **verdict})
 
 
-def _judge(settings: Settings, rung: str) -> tuple[dict[str, bool], dict[str, Any]]:
+def _decide(
+    rung: str, accepted: bool, before: dict[str, Any], progress: dict[str, bool] | None
+) -> dict[str, Any]:
+    """What the next round goes by: where it starts, and under a goal, its course."""
+    decision = {
+        **before,
+        "accepted": accepted,
+        "stopped": not accepted,
+        "cut_from": rung if accepted else before["cut_from"],
+    }
+    plan = paths.read_json(paths.PLAN)
+    if plan is None:
+        return decision
+    course = Course.of(before, aim := Aim(**plan))
+    if progress is not None:  # a round that does not follow the goal leaves the course as it is
+        course = course.after(aim, accepted, **progress)
+    return {**decision, **course.as_json()}
+
+
+def _judge(settings: Settings, rung: str) -> tuple[bool, dict[str, Any]]:
     (baseline, candidate), (baseline_anomalies, candidate_anomalies) = (
         [np.load(paths.rung_folder(name) / file) for name in (BASELINE, rung)]
         for file in (paths.VALIDATION_ERRORS, paths.ANOMALY_ERRORS)
@@ -43,7 +65,7 @@ def _judge(settings: Settings, rung: str) -> tuple[dict[str, bool], dict[str, An
     verdict = judge(
         baseline,
         candidate,
-        metrics=settings.guard.tolerances,
+        metrics=settings.guard.tolerances_for(settings.goal),
         confidence=settings.guard.confidence,
         resamples=settings.guard.resamples,
         seed=settings.seed,
@@ -62,7 +84,7 @@ def _judge(settings: Settings, rung: str) -> tuple[dict[str, bool], dict[str, An
             )  # fmt: skip
     numbers = asdict(verdict)
     accepted = numbers.pop("accepted")
-    return {"accepted": accepted, "stopped": not accepted}, {"state": state, **numbers}
+    return accepted, {"state": state, **numbers}
 
 
 if __name__ == "__main__":

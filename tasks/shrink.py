@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from secateur import paths
 from secateur.closeness import closeness
 from secateur.methods.base import RoundReport
 from secateur.metrics import mean_squared_error
+from secateur.planner import Aim, Course, limit_of, longer, progress_of, target_of
 from secateur.recovery import recover
 from secateur.saving import load
-from secateur.settings import BASELINE, RoundSettings, load_settings
+from secateur.settings import BASELINE, RoundSettings, Settings, load_settings
 from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
 from tasks.command import main
@@ -29,40 +31,61 @@ _PASSED = (
     paths.VALIDATION_ERRORS,
     paths.ANOMALY_ERRORS,
     paths.HISTORY,
+    paths.METRICS,
+    paths.ARCHITECTURE,
 )
 
 
 def run(rung: str) -> None:
-    """Make one round's model from its parent's; after a stop, pass the parent's model through."""
+    """Make one round's model from the last good one; after a stop, pass that through."""
     settings = load_settings()
     check_guard(settings)
     wanted = settings.round(rung)
     decision = paths.read_json(paths.DECISIONS / wanted.parent / paths.DECISION)
+    start = _last_good(wanted.parent, decision)
     if decision["stopped"]:
-        _pass_through(rung, wanted)
+        _pass_through(rung, wanted, start, decision["cut_from"])
     else:
-        _shrink(rung, wanted, settings.seed, settings.baseline.training.epochs)
+        _shrink(rung, settings, start, decision)
 
 
-def _shrink(rung: str, wanted: RoundSettings, seed: int, baseline_epochs: int) -> None:
+def _last_good(parent: str, decision: dict[str, Any]) -> Path:
+    """The folder of the last rung that the guard let through: the parent, or what it came from."""
+    folder = paths.rung_folder(parent)
+    return folder if decision["cut_from"] == parent else folder / paths.START
+
+
+def _shrink(rung: str, settings: Settings, start: Path, decision: dict[str, Any]) -> None:
+    wanted, seed = settings.round(rung), settings.seed
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     baseline = load(paths.rung_folder(BASELINE) / paths.MODEL)
-    parent = load(paths.rung_folder(wanted.parent) / paths.MODEL)
+    parent = load(start / paths.MODEL)
     sample = calibration_sample(train, wanted.calibration_rows, seed)
-    cut, report = shrink(parent, sample, wanted.method, wanted.target, **wanted.options)
+    target, recovery, aim, limit = wanted.target, wanted.recovery, None, None
+    if wanted.follows_goal:
+        aim = Aim(**paths.read_json(paths.PLAN))
+        course, limit = Course.of(decision, aim), limit_of(aim, baseline, sample)
+        target = target_of(aim, course, limit, parent, sample)
+        if target is None:
+            _pass_through(rung, wanted, start, decision["cut_from"])
+            return
+        recovery = longer(recovery, course)
+    cut, report = shrink(parent, sample, wanted.method, target, **wanted.options)
     scores = {
         "before_cut": mean_squared_error(parent, validation),
         "after_cut": mean_squared_error(report.uncompensated, validation),
         "after_compensation": mean_squared_error(cut, validation),
     }
     teachers = {"none": None, "baseline": baseline, "parent": parent}
-    options = wanted.recovery.model_dump(exclude={"teacher"})
-    options["original_epochs"] = options["original_epochs"] or baseline_epochs
+    options = recovery.model_dump(exclude={"teacher"})
+    options["original_epochs"] = options["original_epochs"] or settings.baseline.training.epochs
     metrics: dict[str, Any] = {
         "rung": rung,
         "parent": wanted.parent,
+        "cut_from": decision["cut_from"],
         "method": wanted.method,
         "state": "shrunk",
+        "progress": None if aim is None else progress_of(report.budget, limit),
         "validation_mse": scores,
     }
     with resumable(rung) as checkpoint:
@@ -79,10 +102,17 @@ def _shrink(rung: str, wanted: RoundSettings, seed: int, baseline_epochs: int) -
         metrics["closeness"] = asdict(closeness(baseline, model, validation))
         with paths.publishing(paths.rung_folder(rung)) as folder:
             write_rung(folder, model, history, report, metrics, validation)
+            _copy_rung(start, folder / paths.START)
     logger.info(
         "%s: validation MSE %.5g, cut %.5g, compensated %.5g, recovered %.5g",
         rung, *scores.values(),
     )  # fmt: skip
+
+
+def _copy_rung(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for name in _PASSED:
+        shutil.copyfile(source / name, target / name)
 
 
 def calibration_sample(train: np.ndarray, rows: int, seed: int) -> np.ndarray:
@@ -93,21 +123,21 @@ def calibration_sample(train: np.ndarray, rows: int, seed: int) -> np.ndarray:
     return np.asarray(train[np.sort(drawn)])
 
 
-def _pass_through(rung: str, wanted: RoundSettings) -> None:
-    parent_folder = paths.rung_folder(wanted.parent)
-    metrics = paths.read_json(parent_folder / paths.METRICS)
-    passed = {
-        "rung": rung, "parent": wanted.parent, "state": "passed_through",
+def _pass_through(rung: str, wanted: RoundSettings, start: Path, cut_from: str) -> None:
+    metrics = paths.read_json(start / paths.METRICS)
+    passed: dict[str, Any] = {
+        "rung": rung, "parent": wanted.parent, "cut_from": cut_from, "state": "passed_through",
+        "progress": None,
         "epochs": 0, "best_epoch": 0, "attempts": 0, "gave_up": False, "setbacks": [],
     }  # fmt: skip
     with paths.publishing(paths.rung_folder(rung)) as folder:
-        for name in _PASSED:
-            shutil.copyfile(parent_folder / name, folder / name)
-        architecture = paths.read_json(parent_folder / paths.ARCHITECTURE)
+        _copy_rung(start, folder)
+        _copy_rung(start, folder / paths.START)
+        architecture = paths.read_json(start / paths.ARCHITECTURE)
         paths.write_json(folder / paths.ARCHITECTURE, {**architecture, "state": "passed_through"})
         write_cut(folder, RoundReport())
         paths.write_json(folder / paths.METRICS, {**metrics, **passed})
-    logger.info("%s: the ladder stopped before it; passes %s through", rung, wanted.parent)
+    logger.info("%s: the ladder has ended before it; passes %s through", rung, cut_from)
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def write_best(choice: Choice) -> str:
 
 def minimised(settings: Settings) -> str:
     """The cost that a study's ladders are ranked by, in words."""
-    return settings.champion.minimise.replace("_", " ")
+    return settings.champion.minimised_for(settings.goal).replace("_", " ")
 
 
 def _key(*content: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from secateur import paths
 from secateur.settings import BASELINE, Settings, load_settings
-from tasks import baseline, export, judge, prepare, shrink
+from tasks import baseline, export, judge, plan, prepare, shrink
 from tasks.command import main
 
 OUTCOME = "trial.json"
@@ -37,6 +37,7 @@ def run(folder: str) -> None:
         for shared in (paths.PREPARED, paths.rung_folder(BASELINE), paths.DECISIONS / BASELINE):
             _link(shared, Path(BASE) / shared)
         settings = load_settings()
+        plan.run()
         for rung in settings.rounds:
             # Written last: a round that has it is whole.
             if not (paths.DECISIONS / rung / paths.DECISION).exists():
@@ -55,7 +56,7 @@ def _make_base() -> None:
 
 def _outcome(settings: Settings) -> dict[str, Any]:
     """What the study's table tells of a trial; nothing here has seen test data."""
-    minimise = settings.champion.minimise
+    minimise = settings.champion.minimised_for(settings.goal)
     rungs = [_rung(rung, minimise) for rung in settings.rungs]
     champion = min((rung for rung in rungs if rung["accepted"]), key=lambda rung: rung[minimise])
     first = rungs[0]

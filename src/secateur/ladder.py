@@ -8,15 +8,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import ValidationError
 
 from secateur.costs import Costs, costs
-from secateur.errors import InputError
 from secateur.guard import Verdict, judge
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
+from secateur.planner import Aim, Course, limit_of, longer, progress_of, target_of
 from secateur.recovery import History, check_schedule, recover
-from secateur.settings import GuardSettings, RoundSettings
+from secateur.settings import BASELINE, GoalSettings, Settings, parse_settings
 from secateur.shrinking import shrink
 
 
@@ -41,22 +40,26 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The rounds that ran; the last is a rejected one if the guard stopped the ladder.
+    """The rounds that ran, until the guard or the goal stopped the ladder.
 
     Attributes:
         baseline: the model that was to be shrunk.
-        rungs: the rounds, in order.
+        rungs: the rounds, in order; without a goal, only the last can be a rejected one.
+        goal: what the ladder was for, if it had a goal.
     """
 
     baseline: keras.Model
     rungs: tuple[Rung, ...]
+    goal: GoalSettings | None = None
 
     @property
     def champion(self) -> keras.Model:
-        """The accepted model with the fewest parameters; the baseline if there is none."""
+        """The cheapest accepted model, in parameters or by the goal's cost; else the baseline."""
         accepted = [rung for rung in self.rungs if rung.verdict.accepted]
         if not accepted:
             return self.baseline
+        if self.goal is not None:  # each is cut from the one accepted before it
+            return accepted[-1].model
         return min(accepted, key=lambda rung: rung.costs.parameters).model
 
 
@@ -64,11 +67,14 @@ def compress(
     model: keras.Model,
     train: np.ndarray,
     validation: np.ndarray,
-    rounds: Iterable[Mapping[str, Any]],
+    rounds: Iterable[Mapping[str, Any]] | int = 8,
     guard: Mapping[str, Any] | None = None,
     seed: int = 0,
+    *,
+    goal: Mapping[str, Any] | None = None,
+    anomalies: np.ndarray | None = None,
 ) -> Ladder:
-    """Shrink an autoencoder round by round, until all rounds ran or the guard rejects one.
+    """Shrink an autoencoder round by round, until all rounds ran or the guard or the goal ends it.
 
     Args:
         model: the trained autoencoder; it stays as it is.
@@ -76,44 +82,103 @@ def compress(
             sample.
         validation: (rows, ...) float32, which the guard judges on.
         rounds: per round the keys of `params.yaml`'s rounds but `parent`: `method`, `options`,
-            `target`, `calibration_rows` and `recovery`.
+            `target`, `calibration_rows` and `recovery`; or with a goal just how many there may be,
+            each of at most 30 epochs of recovery. A round that says not how much goes follows the
+            goal.
         guard: the keys of `params.yaml`'s guard.
         seed: of the order of rows and of the guard's bootstrap.
+        goal: the keys of `params.yaml`'s goal, such as `{"within": "2%", "minimise": "macs"}` or
+            `{"fit": {"int8_bytes": 65536}}`. Then a rejected round does not end the ladder: the
+            next one starts from the last good model, see `secateur.planner`.
+        anomalies: (anomalies, ...) float32, never trained on, for guarded metrics that need them.
 
     Raises:
         InputError: a setting, or the rows' shape, is not allowed.
     """
-    settings, guard_settings = _validated(rounds, guard or {})
-    baseline_errors = row_errors(model, validation)
-    current, rungs = model, []
-    for wanted in settings:
+    settings = _validated(rounds, guard or {}, goal)
+    found = 0 if anomalies is None else len(anomalies)
+    settings.guard.check_anomalies(found)
+    judged = _Guard(settings, model, validation, anomalies, seed)
+    aim = None if settings.goal is None else Aim.of(settings.goal)
+    course = None if aim is None else Course(aim.step)
+    good, rungs = model, []
+    for wanted in settings.rounds.values():
         sample = np.asarray(train[: wanted.calibration_rows])
-        cut, report = shrink(current, sample, wanted.method, wanted.target, **wanted.options)
-        teacher = {"none": None, "baseline": model, "parent": current}[wanted.recovery.teacher]
-        options = wanted.recovery.model_dump(exclude={"teacher"})
-        current, history = recover(cut, train, validation, teacher, seed=seed, **options)
-        verdict = judge(
-            baseline_errors,
-            row_errors(current, validation),
-            metrics=guard_settings.tolerances,
-            confidence=guard_settings.confidence,
-            resamples=guard_settings.resamples,
-            seed=seed,
-        )
-        rungs.append(Rung(current, report, history, verdict, costs(current)))
-        if not verdict.accepted:
+        target, recovery, limit = wanted.target, wanted.recovery, None
+        if wanted.follows_goal and aim and course:
+            limit = limit_of(aim, model, sample)
+            target = target_of(aim, course, limit, good, sample)
+            if target is None:
+                break
+            recovery = longer(recovery, course)
+        cut, report = shrink(good, sample, wanted.method, target, **wanted.options)
+        teacher = {"none": None, "baseline": model, "parent": good}[recovery.teacher]
+        options = recovery.model_dump(exclude={"teacher"})
+        made, history = recover(cut, train, validation, teacher, seed=seed, **options)
+        verdict = judged(made)
+        rungs.append(Rung(made, report, history, verdict, costs(made)))
+        if verdict.accepted:
+            good = made
+        elif aim is None:
             break
-    return Ladder(model, tuple(rungs))
+        if wanted.follows_goal and aim and course:
+            course = course.after(aim, verdict.accepted, **progress_of(report.budget, limit))
+            if course.stopped:
+                break
+    return Ladder(model, tuple(rungs), settings.goal)
+
+
+class _Guard:
+    """The guard with the baseline's errors at hand."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        baseline: keras.Model,
+        validation: np.ndarray,
+        anomalies: np.ndarray | None,
+        seed: int,
+    ) -> None:
+        self._settings, self._seed = settings, seed
+        self._validation, self._anomalies = validation, anomalies
+        self._baseline = self._errors(baseline)
+
+    def __call__(self, model: keras.Model) -> Verdict:
+        guard = self._settings.guard
+        candidate = self._errors(model)
+        return judge(
+            self._baseline[0],
+            candidate[0],
+            metrics=guard.tolerances_for(self._settings.goal),
+            confidence=guard.confidence,
+            resamples=guard.resamples,
+            seed=self._seed,
+            baseline_anomaly_errors=self._baseline[1],
+            candidate_anomaly_errors=candidate[1],
+        )
+
+    def _errors(self, model: keras.Model) -> tuple[np.ndarray, np.ndarray | None]:
+        anomalies = self._anomalies
+        return (
+            row_errors(model, self._validation),
+            None if anomalies is None else row_errors(model, anomalies),
+        )
 
 
 def _validated(
-    rounds: Iterable[Mapping[str, Any]], guard: Mapping[str, Any]
-) -> tuple[list[RoundSettings], GuardSettings]:
-    try:
-        settings = [RoundSettings(**{"parent": "previous", **wanted}) for wanted in rounds]
-        guard_settings = GuardSettings(**guard)
-    except ValidationError as error:
-        raise InputError(f"compress cannot be used so: {error}") from None
-    for wanted in settings:
-        check_schedule(wanted.recovery)
-    return settings, guard_settings
+    rounds: Iterable[Mapping[str, Any]] | int,
+    guard: Mapping[str, Any],
+    goal: Mapping[str, Any] | None,
+) -> Settings:
+    if isinstance(rounds, int):
+        rounds = [{"recovery": {"epochs": 30}}] * rounds
+    parents, named = BASELINE, {}
+    for number, wanted in enumerate(rounds, 1):
+        named[f"round_{number}"] = {**wanted, "parent": parents}
+        parents = f"round_{number}"
+    # Anomalies come as an array of their own, so that no column has to name them.
+    given = {"rounds": named, "guard": guard, "goal": goal, "data": {"label": "given"}}
+    settings = parse_settings(given, "compress's arguments")
+    for checked in settings.rounds.values():
+        check_schedule(checked.recovery)
+    return settings

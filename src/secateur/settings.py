@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from secateur import paths
 from secateur.errors import InputError
@@ -19,6 +29,19 @@ Activation = Literal[
 ]  # fmt: skip
 
 GuardedMetric = Literal["mse", "p99_error", "auc", "partial_auc", "spearman", "decisions"]
+CountedCost = Literal[
+    "parameters", "nonzeros", "macs", "nonzero_macs", "peak_activation_bytes", "gzip_bytes",
+    "int8_bytes",
+]  # fmt: skip
+"""What is the same on every machine."""
+SmallCost = Literal[
+    "parameters", "nonzeros", "macs", "nonzero_macs", "peak_activation_bytes", "gzip_bytes",
+    "int8_bytes", "latency",
+]  # fmt: skip
+LimitedCost = Literal[
+    "parameters", "nonzeros", "macs", "nonzero_macs", "peak_activation_bytes", "gzip_bytes",
+    "int8_bytes", "latency_us",
+]  # fmt: skip
 LABELLED_METRICS = ("auc", "partial_auc")
 LEAST_ANOMALIES = 20  # fewer say next to nothing of those they are drawn from
 
@@ -32,6 +55,7 @@ _TAKEN = {
         paths.CONTROLS,
         paths.ELECTION,
         paths.CHAMPION,
+        paths.PLAN.parent,
     )
 }
 
@@ -151,10 +175,83 @@ class RoundSettings(_Section):
 
     @model_validator(mode="after")
     def _method_accepts_options(self) -> RoundSettings:
-        from secateur.methods import make_method
+        from secateur.methods import METHODS, make_method
 
-        make_method(self.method, self.options, self.target)
+        if self.follows_goal:
+            amount = METHODS[self.method].amount
+            assert amount is not None
+            make_method(self.method, {**self.options, amount.knob: amount.most})
+        else:
+            make_method(self.method, self.options, self.target)
         return self
+
+    @property
+    def follows_goal(self) -> bool:
+        """Whether the round leaves open how much goes, and its method must be told."""
+        from secateur.methods import METHODS
+
+        if self.target is not None or self.method not in METHODS:
+            return False
+        method = METHODS[self.method]
+        return (
+            method.amount is not None
+            and method.amount.knob not in self.options
+            and _has_no_default(method, method.amount.knob)
+        )
+
+
+def _has_no_default(kind: Any, name: str) -> bool:
+    field = next(one for one in dataclasses.fields(kind) if one.name == name)
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _as_fraction(value: object) -> object:
+    """`2%` as 0.02; anything else as it is."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            return float(value.strip().removesuffix("%")) / 100
+        except ValueError:
+            return value
+    return value
+
+
+class GoalSettings(_Section):
+    """What the ladder is for: as small as the guard allows, or within a limit."""
+
+    within: Annotated[float, BeforeValidator(_as_fraction), Field(ge=0, lt=1)] | None = None
+    """Largest relative rise of the mean squared error over the baseline's, 0.02 or 2%; takes the
+    place of the guard's tolerance."""
+    minimise: SmallCost | None = None
+    """What is to be as small as possible, parameters unless said otherwise. Latency is measured, so
+    that two runs may cut differently."""
+    fit: dict[LimitedCost, Annotated[float, Field(gt=0)]] | None = None
+    """What the model may cost at most: one cost and an absolute amount, or a fraction below 1 of
+    what the baseline has."""
+    step: Fraction = 0.5
+    """Of that cost, what a round keeps; after a rejection the step is halved."""
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> GoalSettings:
+        if self.fit is None and self.within is None and self.minimise is None:
+            raise ValueError("a goal names within, minimise or fit")
+        if self.fit is not None and (self.minimise is not None or len(self.fit) != 1):
+            raise ValueError(
+                "fit names exactly one cost, and stands in the place of minimise: got "
+                f"fit {self.fit}, minimise {self.minimise}"
+            )
+        return self
+
+    @property
+    def cost(self) -> str:
+        """What is to fall, a name in `secateur.budgets.COSTS`."""
+        if self.fit is not None:
+            return next(iter(self.fit))
+        return "latency_us" if self.minimise == "latency" else self.minimise or "parameters"
+
+    @property
+    def limit(self) -> float | None:
+        """Where it has fallen enough, if the goal says so."""
+        return None if self.fit is None else next(iter(self.fit.values()))
 
 
 class Tolerance(_Section):
@@ -206,6 +303,12 @@ class GuardSettings(_Section):
             )
         return self
 
+    def tolerances_for(self, goal: GoalSettings | None) -> dict[GuardedMetric, Tolerance]:
+        """What is guarded, and the largest loss of it: of the error, what the goal says."""
+        if goal is None or goal.within is None:
+            return self.tolerances
+        return {"mse": Tolerance(relative=goal.within), **self.metrics}
+
     @property
     def tolerances(self) -> dict[GuardedMetric, Tolerance]:
         """What is guarded, and the largest loss of it."""
@@ -250,7 +353,19 @@ class ControlSettings(_Section):
 class ChampionSettings(_Section):
     """Which of the rungs that the guard let through is the champion."""
 
-    minimise: Literal["parameters", "macs", "int8_bytes"] = "parameters"
+    minimise: CountedCost | None = None
+    """None is what the goal makes small, and parameters without a goal."""
+
+    def minimised_for(self, goal: GoalSettings | None) -> str:
+        """The cost that the champion has least of.
+
+        Of a goal of latency these are the MACs: every accepted round is cut from the one accepted
+        before, so that their order is the same, and the champion does not depend on a clock.
+        """
+        if self.minimise is not None:
+            return self.minimise
+        cost = "parameters" if goal is None else goal.cost
+        return "macs" if cost == "latency_us" else cost
 
 
 class DetectionSettings(_Section):
@@ -289,6 +404,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     baseline: BaselineSettings = BaselineSettings()
     rounds: dict[RungName, RoundSettings]
+    goal: GoalSettings | None = None
     guard: GuardSettings = GuardSettings()
     export: ExportSettings = ExportSettings()
     controls: ControlSettings = ControlSettings()
@@ -317,6 +433,26 @@ class Settings(_Section):
             raise ValueError(
                 f"guard.metrics: {' and '.join(self.guard.labelled)} needs anomalies, and "
                 "data.label names no labels; allowed: a data.label, or metrics that need none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _goal_and_rounds_belong_together(self) -> Settings:
+        following = [name for name, settings in self.rounds.items() if settings.follows_goal]
+        if self.goal is None and following:
+            raise ValueError(
+                f"{', '.join(following)}: nothing says how much goes; allowed: the method's own "
+                "option (such as keep), a target, or a goal for the whole ladder"
+            )
+        if self.goal is not None and self.rounds and not following:
+            raise ValueError(
+                "goal: no round follows it, all say themselves how much goes; leave out options "
+                "such as keep and target, or let `python -m tasks.propose` write the rounds"
+            )
+        if self.goal is not None and self.goal.within is not None and "mse" in self.guard.metrics:
+            raise ValueError(
+                f"goal.within ({self.goal.within}) and guard.metrics.mse both say what the error "
+                "may be; allowed: one of them"
             )
         return self
 
@@ -364,6 +500,19 @@ def parse_settings(values: object, origin: object = "settings") -> Settings:
     except ValidationError as error:
         problems = "\n".join(f"  {_describe(problem)}" for problem in error.errors())
         raise InputError(f"{origin} cannot be used:\n{problems}") from None
+
+
+def goal_settings(values: Mapping[str, Any]) -> GoalSettings:
+    """The settings of a goal that is used without a workspace.
+
+    Raises:
+        InputError: naming every value that is not allowed.
+    """
+    try:
+        return GoalSettings.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_describe(problem, GoalSettings) for problem in error.errors())
+        raise InputError(f"the goal cannot be used so: {problems}") from None
 
 
 def guard_settings(**values: Any) -> GuardSettings:
