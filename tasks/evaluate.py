@@ -172,6 +172,7 @@ def _context(settings: Settings) -> dict[str, Any]:
     packages = ("tensorflow", "keras", "numpy", "scikit-learn", "ai-edge-litert", "secateur")
     return {
         "seeds": [settings.seed],
+        "minimised": settings.champion.minimised_for(settings.goal),
         "versions": {name: _version(name) for name in packages}
         | {"python": platform.python_version()},
         "settings": settings.model_dump(mode="json"),

@@ -14,12 +14,13 @@ from secateur import paths
 from secateur.closeness import closeness
 from secateur.methods.base import RoundReport
 from secateur.metrics import mean_squared_error
-from secateur.planner import Aim, Course, limit_of, longer, progress_of, target_of
+from secateur.planner import Aim, Course, longer, progress_of
 from secateur.recovery import recover
 from secateur.saving import load
 from secateur.settings import BASELINE, RoundSettings, Settings, load_settings
 from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
+from secateur.targets import limit_of, target_of
 from tasks.command import main
 from tasks.rung import check_guard, resumable, write_cut, write_rung
 

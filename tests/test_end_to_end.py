@@ -34,6 +34,7 @@ PARAMS = {
         "round_2": {"parent": "round_1", "options": {"keep": 0.1}, "recovery": QUICK},
         "round_3": {"parent": "round_2", "options": {"keep": 0.75}, "recovery": QUICK},
     },
+    "goal": None,
     "guard": {"tolerance": 0.3},
     "export": {"calibration_rows": 64},
     "controls": {"from_scratch": True},

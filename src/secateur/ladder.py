@@ -13,10 +13,11 @@ from secateur.costs import Costs, costs
 from secateur.guard import Verdict, judge
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
-from secateur.planner import Aim, Course, limit_of, longer, progress_of, target_of
+from secateur.planner import Aim, Course, longer, progress_of
 from secateur.recovery import History, check_schedule, recover
 from secateur.settings import BASELINE, GoalSettings, Settings, parse_settings
 from secateur.shrinking import shrink
+from secateur.targets import limit_of, target_of
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from secateur.settings import GoalSettings, RecoverySettings
-
-if TYPE_CHECKING:
-    import keras
-    import numpy as np
 
 FINEST_STEP = 0.95  # a round that saves less than this leaves is not worth its training
 _LONGEST_RECOVERY = 4
@@ -92,32 +88,6 @@ class Course:
         step = math.sqrt(self.step)
         recovery = self.recovery if accepted else min(2 * self.recovery, _LONGEST_RECOVERY)
         return Course(step, recovery, searching=True, stopped=step > FINEST_STEP)
-
-
-def limit_of(aim: Aim, baseline: keras.Model, sample: np.ndarray) -> float | None:
-    """The absolute amount that the cost may come to."""
-    from secateur.budgets import COSTS
-
-    if aim.limit is None or aim.limit >= 1:
-        return aim.limit
-    limit = aim.limit * COSTS[aim.cost].measure(baseline, sample)
-    return math.floor(limit) if COSTS[aim.cost].is_whole else limit
-
-
-def target_of(
-    aim: Aim, course: Course, limit: float | None, model: keras.Model, sample: np.ndarray
-) -> dict[str, int | float] | None:
-    """What a round that starts from a model is asked for; None if the model is within the limit."""
-    from secateur.budgets import COSTS
-
-    if limit is None:
-        return {aim.cost: course.step}
-    cost = COSTS[aim.cost]
-    now = cost.measure(model, sample)
-    if now <= limit:
-        return None
-    wanted = max(limit, course.step * now)
-    return {aim.cost: math.floor(wanted) if cost.is_whole else float(wanted)}
 
 
 def progress_of(budget: Mapping[str, Any] | None, limit: float | None) -> dict[str, bool]:
