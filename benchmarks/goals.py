@@ -25,8 +25,8 @@ from secateur.metrics import mean_squared_error, squared_errors
 from secateur.saving import architecture, from_architecture
 
 GOALS = {
-    "within 5%": {"within": 0.05, "step": 0.6},
-    "within 10%": {"within": 0.10, "step": 0.6},
+    "within 5%": {"within": 0.05, "step": 0.5},
+    "within 10%": {"within": 0.10, "step": 0.5},
     "a tenth": {"within": 0.60, "fit": {"parameters": 0.1}, "step": 0.47},
 }
 ROUNDS = 6

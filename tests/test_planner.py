@@ -17,7 +17,13 @@ from secateur import ladder as ladder_module
 from secateur import paths
 from secateur.errors import InputError
 from secateur.planner import FINEST_STEP, Aim, Course, proposed_rounds
-from secateur.settings import GoalSettings, goal_settings, load_settings, parse_settings
+from secateur.settings import (
+    GoalSettings,
+    RoundSettings,
+    goal_settings,
+    load_settings,
+    parse_settings,
+)
 from tasks import baseline, judge, plan, prepare, propose, shrink
 
 DOWN = Aim("macs", None, 0.5)
@@ -104,6 +110,21 @@ def test_goals_as_people_write_them(goal, cost, limit):
 def test_goals_that_cannot_be_used_are_refused(goal, message):
     with pytest.raises(InputError, match=message):
         goal_settings(goal)
+
+
+@pytest.mark.parametrize(
+    ("settings", "follows"),
+    [
+        ({"method": "units"}, True),
+        ({"method": "units", "options": {"importance": "magnitude"}}, True),
+        ({"method": "units", "options": {"keep": 0.5}}, False),
+        ({"method": "units", "target": {"macs": 0.5}}, False),
+        ({"method": "weights"}, True),
+        ({"method": "fold"}, False),
+    ],
+)
+def test_a_round_that_says_not_how_much_goes_follows_the_goal(settings, follows):
+    assert RoundSettings(parent="baseline", **settings).follows_goal == follows
 
 
 FIXED = {"round_1": {"parent": "baseline", "options": {"keep": 0.5}}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -175,34 +174,29 @@ class RoundSettings(_Section):
 
     @model_validator(mode="after")
     def _method_accepts_options(self) -> RoundSettings:
-        from secateur.methods import METHODS, make_method
+        from secateur.methods import make_method
 
-        if self.follows_goal:
-            amount = METHODS[self.method].amount
-            assert amount is not None
-            make_method(self.method, {**self.options, amount.knob: amount.most})
-        else:
+        if not self.follows_goal:
             make_method(self.method, self.options, self.target)
         return self
 
     @property
     def follows_goal(self) -> bool:
-        """Whether the round leaves open how much goes, and its method must be told."""
-        from secateur.methods import METHODS
+        """Whether all that its method lacks is the knob that says how much goes."""
+        from secateur.methods import METHODS, make_method
 
-        if self.target is not None or self.method not in METHODS:
+        amount = METHODS[self.method].amount if self.method in METHODS else None
+        if self.target is not None or amount is None or amount.knob in self.options:
             return False
-        method = METHODS[self.method]
-        return (
-            method.amount is not None
-            and method.amount.knob not in self.options
-            and _has_no_default(method, method.amount.knob)
-        )
-
-
-def _has_no_default(kind: Any, name: str) -> bool:
-    field = next(one for one in dataclasses.fields(kind) if one.name == name)
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        try:
+            make_method(self.method, {**self.options, amount.knob: amount.most})
+        except InputError:
+            return False
+        try:
+            make_method(self.method, self.options)
+        except InputError:
+            return True
+        return False
 
 
 def _as_fraction(value: object) -> object:
