@@ -236,7 +236,7 @@ def test_prefects_ui_shows_the_run_its_table_and_its_pictures(by_flow, prefect_u
         cells = "[...document.querySelectorAll('tbody tr')].length"
         assert (
             browser.wait_for(cells)
-            == len((by_flow / "reports/frontier.csv").open().readlines()) - 1
+            == len((by_flow / "reports/frontier.csv").read_text().splitlines()) - 1
         )
 
         for picture in ("frontier-picture", "reconstructions-picture"):
