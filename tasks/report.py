@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def run() -> None:
-    """Draw what `evaluate` and `latency` measured; nothing is computed anew."""
+    """Draw what `evaluate`, `latency` and `sensitivity` found; nothing is computed anew."""
     load_settings()  # refuses a folder that is no workspace
     rungs, cuts, schema, context = (
         paths.read_json(paths.EVALUATION / name)
@@ -23,10 +23,11 @@ def run() -> None:
     )
     reconstructions = np.load(paths.EVALUATION / paths.RECONSTRUCTIONS)
     latency = paths.read_json(paths.LATENCY)
+    sensitivity = paths.read_json(paths.SENSITIVITY)
     with paths.publishing(paths.REPORTS) as folder:
         pictures = folder / paths.PICTURES.name
         pictures.mkdir()
-        page = build_page(rungs, cuts, schema, context, latency, reconstructions)
+        page = build_page(rungs, cuts, schema, context, latency, reconstructions, sensitivity)
         (folder / paths.PAGE.name).write_text(page, encoding="utf-8")
         frontier_table(rungs, latency).to_csv(
             folder / paths.FRONTIER.name, index=False, lineterminator="\n"

@@ -412,12 +412,13 @@ def test_task_writes_page_table_and_pictures(tmp_path, monkeypatch):
         (paths.EVALUATION / f"{name}.json").write_text(json.dumps(arguments[name]))
     np.save(paths.EVALUATION / "reconstructions.npy", arguments["reconstructions"])
     paths.LATENCY.write_text(json.dumps(arguments["latency"]))
+    paths.SENSITIVITY.write_text("[]")
     task.run()
     written = {str(path) for path in paths.REPORTS.rglob("*") if path.is_file()}
     assert written == {
         "reports/index.html", "reports/frontier.csv", "reports/pictures/frontier.png",
         "reports/pictures/reconstructions.png", "reports/latency.json",
-        "reports/evaluation/rungs.json", "reports/evaluation/cuts.json",
+        "reports/sensitivity.json", "reports/evaluation/rungs.json", "reports/evaluation/cuts.json",
         "reports/evaluation/schema.json", "reports/evaluation/context.json",
         "reports/evaluation/reconstructions.npy",
     }  # fmt: skip

@@ -316,7 +316,8 @@ def sensitivity(
 
     Returns:
         One row a group and ratio: `layer`, `units`, `ratio`, `removed` units, the `mse` of the
-        whole model on the sample, and the `rise` of it after the best repair.
+        whole model on the sample, and the `rise` of it after the best repair, None where nothing is
+        known to read the units.
     """
     answers = Answers(model, sample, seed)
     mse = mean_squared_error(model, sample)
@@ -325,6 +326,7 @@ def sensitivity(
         units = path.group.units
         for ratio in ratios:
             removed = min(int(ratio * units + 0.5), units - 1)
+            rise = path.rise(units - removed)
             rows.append(
                 {
                     "layer": path.group.name,
@@ -332,7 +334,7 @@ def sensitivity(
                     "ratio": ratio,
                     "removed": removed,
                     "mse": mse,
-                    "rise": path.rise(units - removed),
+                    "rise": rise if math.isfinite(rise) else None,
                 }
             )
     return rows

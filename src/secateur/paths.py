@@ -67,6 +67,7 @@ CUTS = "cuts.json"
 CONTEXT = "context.json"
 METRICS_TABLE = REPORTS / "metrics.json"
 LATENCY = REPORTS / "latency.json"
+SENSITIVITY = REPORTS / "sensitivity.json"  # one row a layer of the baseline and share of its units
 FRONTIER = REPORTS / "frontier.csv"
 PAGE = REPORTS / "index.html"
 REFRESH = REPORTS / "refresh"  # what the last refresh saw; no stage's out

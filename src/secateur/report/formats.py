@@ -29,6 +29,11 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
+def amount(value: float) -> str:
+    """A whole number as it is, another with the digits that matter."""
+    return count(value) if value == round(value) else significant(value)
+
+
 def times(value: float | None) -> str:
     """A ratio: 1.04×, 12.3×."""
     return MISSING if value is None else f"{significant(value)}×"

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from secateur.report import drawing, formats, plots
 from secateur.report.cuts import account
+from secateur.report.heat import heat
 from secateur.report.remarks import remarks, speed_ratio, verdict
 from secateur.report.rows import (
     Rows,
@@ -44,6 +45,7 @@ def build_page(
     context: Mapping[str, Any],
     latency: Mapping[str, Any],
     reconstructions: np.ndarray,
+    sensitivity: Rows = (),
 ) -> str:
     """The report as one self-contained HTML page; equal arguments give equal text.
 
@@ -54,6 +56,7 @@ def build_page(
         context: seeds, versions and settings of the run.
         latency: the content of `latency.json`, in microseconds.
         reconstructions: (3, rows, features) originals, the baseline's, the champion's.
+        sensitivity: the rows of `sensitivity.json`, one a layer and share of its units.
     """
     settings = context["settings"]
     with drawing.style():
@@ -83,6 +86,7 @@ def build_page(
         lines=Markup(rows) if rows else None,
         images=_reconstruction_images(reconstructions, schema),
         worst=float(abs(reconstructions[1:] - reconstructions[0]).max()),
+        sensitivity=heat(sensitivity),
         shown_rows=reconstructions.shape[1],
         shown_features=min(plots.SHOWN_FEATURES, schema["features"]),
     )
@@ -99,6 +103,7 @@ def _template() -> Any:
     environment.filters |= {
         "significant": formats.significant,
         "count": formats.count,
+        "amount": formats.amount,
         "times": formats.times,
         "kilobytes": formats.kilobytes,
         "percent": formats.percent,
