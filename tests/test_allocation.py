@@ -12,6 +12,7 @@ from secateur.allocation import Price, paths_of, price_of, sensitivity, spread, 
 from secateur.answers import Answers
 from secateur.costs import costs
 from secateur.graph import Footprint, dependency_groups, keep_units
+from secateur.methods.units import Units
 from secateur.metrics import mean_squared_error
 from secateur.mixing import mixing_layers
 
@@ -66,16 +67,11 @@ def test_the_scan_predicts_what_full_cuts_lose(trained, train):
     """Each group cut alone, compensated, and scored: the closed form is near without a cut."""
     whole = mean_squared_error(trained, train)
     for row in sensitivity(trained, train, ratios=(0.25, 0.5)):
-        cut = _cut_alone(trained, train, row["layer"], row["units"] - row["removed"])
+        widths = {row["layer"]: row["units"] - row["removed"]}
+        cut, _ = Units(keep=1.0).shrink_to(trained, train, widths)
         lost = mean_squared_error(cut, train) - whole
         assert row["mse"] == whole
         assert row["rise"] == pytest.approx(lost, rel=0.4, abs=0.01 * whole)
-
-
-def _cut_alone(model, rows, layer, width):
-    from secateur.methods.units import Units, _Cut
-
-    return _Cut(Units(keep=1.0), model, rows).to({layer: width})[0]
 
 
 def test_the_scan_covers_every_group_and_ratio(trained, train):

@@ -11,6 +11,7 @@ from secateur.budgets import Target, shrink_within
 from secateur.errors import InputError
 from secateur.methods import make_method
 from secateur.methods.base import RoundReport
+from secateur.metrics import batches
 
 
 def shrink(
@@ -44,7 +45,7 @@ def shrink(
             f"the calibration sample has the shape {sample.shape}; the model needs "
             f"{('rows', *model.input_shape[1:])}, at least one row"
         )
-    if not np.isfinite(sample).all():
+    if not all(np.isfinite(batch).all() for batch in batches(sample)):
         raise InputError("the calibration sample holds values that are not finite")
     if target is None:
         return chosen.shrink(model, sample)

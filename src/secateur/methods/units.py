@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -14,7 +15,7 @@ from secateur.methods.base import Amount, Method, RoundReport
 if TYPE_CHECKING:
     import keras
 
-    from secateur.allocation import Path, Widths
+    from secateur.allocation import Path
     from secateur.answers import Answers
     from secateur.budgets import Budget
 
@@ -130,6 +131,18 @@ class Units(Method):
             limit = budget.limit_for(price(widths), budget.measure(made[key][0]))
         return budget.best(list(made.values()))
 
+    def shrink_to(
+        self, model: keras.Model, sample: np.ndarray, widths: Mapping[str, int]
+    ) -> tuple[keras.Model, RoundReport]:
+        """What `shrink` gives, with widths of the caller's choice.
+
+        Args:
+            model: the autoencoder; it stays as it is.
+            sample: (rows, ...) calibration sample in the model's input shape.
+            widths: group's name -> number of units that stay; one not named keeps all its units.
+        """
+        return _Cut(self, model, sample).to(widths)
+
     def _units_kept(self, units: int) -> int:
         from secateur.allocation import widths_of
 
@@ -169,7 +182,7 @@ class _Cut:
             units.compensate, units.cut_code, units.multiple, units.minimum, units.seed,
         )  # fmt: skip
 
-    def to(self, widths: Widths) -> tuple[keras.Model, RoundReport]:
+    def to(self, widths: Mapping[str, int]) -> tuple[keras.Model, RoundReport]:
         """Cut to widths, and what was done."""
         from secateur.compensation import consumers_of, renew_batch_norm_if_better
         from secateur.graph import dependency_groups, keep_units
