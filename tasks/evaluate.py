@@ -81,7 +81,7 @@ def _rung(rung: str, champion: Mapping[str, Any], test: TestData) -> dict[str, A
     return {
         "name": rung,
         "kind": "baseline" if rung == BASELINE else "round",
-        "of": None,
+        "of": metrics.get("cut_from"),
         "state": states[rung],
         "champion": rung == champion["rung"],
         "guard": paths.read_json(paths.DECISIONS / rung / paths.VERDICT).get("metrics"),

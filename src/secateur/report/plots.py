@@ -130,7 +130,7 @@ def _draw_parameters(figure: Any, rungs: Rows, settings: Mapping[str, Any]) -> N
     _scale(axes.xaxis, [point.x for point in points])
     _scale(axes.yaxis, [point.y for point in points])
     place = {row["name"]: (row["parameters"], row["test_mse"]) for row in ladder}
-    _draw_ladder(axes, place, settings, "-", COLOURS["muted"])
+    _draw_ladder(axes, place, rungs, settings, "-", COLOURS["muted"])
     for row in controls:
         if row["of"] in place and row["kind"] == SCRATCH:
             ends = np.array([place[row["of"]], (row["parameters"], row["test_mse"])])
@@ -174,7 +174,7 @@ def _draw_latency(
         _scale(axes.xaxis, [point.x for point in points])
         _scale(axes.yaxis, [point.y for point in points])
     for place, dashes, colour in lines:
-        _draw_ladder(axes, place, settings, dashes, colour)
+        _draw_ladder(axes, place, rungs, settings, dashes, colour)
     for (x, y), quartiles in bars:
         spread = [[max(x - quartiles["q1_us"], 0)], [max(quartiles["q3_us"] - x, 0)]]
         axes.errorbar(x, y, xerr=spread, fmt="none", ecolor=COLOURS["ink"], capsize=3, zorder=2)
@@ -194,14 +194,17 @@ def _draw_latency(
 def _draw_ladder(
     axes: Any,
     place: Mapping[str, tuple[float, float]],
+    rungs: Rows,
     settings: Mapping[str, Any],
     dashes: str,
     colour: str,
 ) -> None:
-    """A line from each parent to its round: a ladder may branch."""
+    """A line to each round from what it was cut from, which is not its parent if that failed."""
+    origins = {row["name"]: row["of"] for row in rungs}
     for name, chosen in settings["rounds"].items():
-        if name in place and chosen["parent"] in place:
-            ends = np.array([place[chosen["parent"]], place[name]])
+        origin = origins.get(name) or chosen["parent"]
+        if name in place and origin in place:
+            ends = np.array([place[origin], place[name]])
             axes.plot(*ends.T, dashes, color=colour, linewidth=1.2, zorder=1)
 
 
