@@ -305,7 +305,7 @@ class Workspace:
             VersioningError: the source cannot be reached, or refuses.
         """
         with self._turn:
-            stage = self._importing(path)
+            stage = _importing(self._repo, path)
             if stage is None:
                 if source is None:
                     return False
@@ -326,15 +326,6 @@ class Workspace:
                 raise _unreachable(origin, path, error) from None
             return bool(stage.outs[0].hash_info != before)
 
-    def _importing(self, path: Path) -> PipelineStage | None:
-        wanted = str(path.resolve())
-        for stage in self._repo.index.stages:
-            if stage.is_import and any(
-                out.fs.isin_or_eq(wanted, out.fs_path) for out in stage.outs
-            ):
-                return stage
-        return None
-
     def _import_data(self, path: Path, source: str) -> bool:
         from dvc.exceptions import FileExistsLocallyError
 
@@ -353,6 +344,13 @@ class Workspace:
             raise
         except Exception as error:  # of whatever library speaks the source's protocol
             raise _unreachable(source, path, error) from None
+        with _open_repo() as afresh:
+            found = _importing(afresh, path)
+        if found is None:
+            raise InputError(
+                f"{path} was imported, but DVC will not find its record: a pattern of .gitignore "
+                f"takes all of {path.parent}; ignore files by their endings there"
+            )
         return True
 
     def _update(self, stage: PipelineStage) -> None:
@@ -626,6 +624,15 @@ def _entries(text: str) -> dict[str, str] | None:
         return None
     blocks = re.split(r"^(?=  [^ ])", body, flags=re.MULTILINE)[1:]
     return {block.partition(":")[0].strip(): block for block in blocks}
+
+
+def _importing(repo: Repo, path: Path) -> PipelineStage | None:
+    """The stage that imports some data, if DVC knows one."""
+    wanted = str(path.resolve())
+    for stage in repo.index.stages:
+        if stage.is_import and any(out.fs.isin_or_eq(wanted, out.fs_path) for out in stage.outs):
+            return stage
+    return None
 
 
 def _is_source(dependency: Any, source: str) -> bool:

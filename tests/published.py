@@ -58,7 +58,9 @@ def make_bundle(rung: str, seed: int = 0) -> None:
         errors = squared_errors(VALIDATION, run_litert(artifact, VALIDATION))
         np.save(paths.errors_file(artifact), errors)
     paths.write_json(bundle / paths.METRICS, {"costs": {"parameters": 45, "macs": 36}})
-    paths.write_json(bundle / paths.CUT, {"groups": [], "skipped": []})
+    paths.write_json(
+        bundle / paths.CUT, {"groups": [{"layer": "dense", "units_before": 6, "units_after": 3}]}
+    )
     costs = {
         f"{kind}_bytes": (bundle / f"{kind}.tflite").stat().st_size for kind in ("float32", "int8")
     }

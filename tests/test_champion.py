@@ -102,7 +102,14 @@ def test_reference_rows_are_spread_over_the_training_rows(published):
 
 def test_report_tells_what_it_is(published):
     text = (published / paths.CARD).read_text()
-    for part in ("# round_1", "45 parameters", "`int8.tflite`", "400 rows to train", "0.95 of the"):
+    for part in (
+        "# round_1",
+        "45 parameters",
+        "`int8.tflite`",
+        "400 rows to train",
+        "units 6 → 3",
+        "0.95 of the",
+    ):
         assert part in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from secateur.errors import InputError
 from tasks.versioning import Outcome, Stage, VersioningError, Workspace
-from tests.toy import EVERY_STAGE, make_toy, run
+from tests.toy import EVERY_STAGE, ROOT, make_toy, run
 
 pytestmark = [
     pytest.mark.pipeline,
@@ -279,6 +280,23 @@ def test_a_source_that_is_gone_leaves_the_data(toy, origin):
         update()
     assert held() == {"1.csv": "a\n1\n"}
     assert Path("raw/rows.dvc").read_text() == record
+
+
+def test_data_is_found_again_where_this_project_keeps_it(toy, tmp_path, monkeypatch):
+    """DVC looks for its files in no folder that a pattern of .gitignore takes as a whole."""
+    source = Origin("folder", tmp_path / "incoming", "")
+    source.put("1.csv", "a\n1\n")
+    monkeypatch.setitem(globals(), "DATA", Path("data/raw/rows"))
+    (toy / ".gitignore").write_text("/data/*\n!/data/raw/\n/data/raw/*\n!/data/raw/*.dvc\n")
+    with pytest.raises(InputError, match=r"a pattern of \.gitignore takes all of data/raw"):
+        update(source.url)
+    shutil.rmtree("data")
+    shutil.copyfile(ROOT / ".gitignore", toy / ".gitignore")
+    assert update(source.url)
+    source.put("2.csv", "a\n2\n")
+    assert update()
+    shown = run(["git", "status", "--porcelain", "-uall", "data"], toy).stdout
+    assert shown.split() == ["??", "data/raw/.gitignore", "??", "data/raw/rows.dvc"]
 
 
 def test_data_that_is_not_imported_is_left_alone(toy):

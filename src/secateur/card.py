@@ -50,9 +50,9 @@ def card(
             ),
         ),
     ]
-    groups = [(g["layer"], str(g["units_before"]), str(g["units_after"])) for g in cut["groups"]]
-    if groups:
-        parts += ["## Cut in its last round", _table(("layer", "units before", "after"), groups)]
+    if cut["groups"]:
+        rows_of_cut = ((group["layer"], _changes(group)) for group in cut["groups"])
+        parts += ["## Cut in its last round", _table(("layer", "change"), rows_of_cut)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,10 +62,19 @@ def _artifacts(
     for artifact, numbers in thresholds["artifacts"].items():
         yield (
             f"`{artifact}.tflite`",
-            f"{costs[f'{artifact}_bytes']:,}",
+            f"{costs[f'{artifact}_bytes']:,}" if f"{artifact}_bytes" in costs else "",
             f"{numbers['validation_mse']:.6g}",
             f"{numbers['threshold']:.6g}",
         )
+
+
+def _changes(group: Mapping[str, Any]) -> str:
+    """Whatever the method counts before and after, such as `units 64 → 45`."""
+    return ", ".join(
+        f"{thing.replace('_', ' ')} {before:,} → {group[f'{thing}_after']:,}"
+        for key, before in group.items()
+        if (thing := key.removesuffix("_before")) != key and f"{thing}_after" in group
+    )
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
