@@ -26,7 +26,7 @@ from flows.server import ServerWatch
 from secateur.errors import InputError
 from secateur.settings import DriftSettings
 from tasks import refreshing, tagging
-from tasks.monitoring import Monitor, announce_promotion, refresh_text
+from tasks.monitoring import Monitor, announce_promotion, refresh_text, verdict
 from tasks.versioning import VersioningError, WorkspaceBusyError
 
 SECONDS_BEFORE_RETRY = 10
@@ -128,9 +128,10 @@ def made_known(
     state: State[Any], push: bool, tag: Literal["patch", "minor", "major"] | None, retries: int
 ) -> None:
     """Share what serves, whichever run it was that promoted it."""
-    take("announce", lambda: refreshing.announce(announce_promotion, str(state.message)))
+    news = str(state.message) if state.name == "Promoted" else verdict() or "A champion serves"
+    take("announce", lambda: refreshing.announce(announce_promotion, news))
     if tag is not None:
-        take("tag", lambda: refreshing.tag(str(state.message), tag))
+        take("tag", lambda: refreshing.tag(news, tag))
     if push:
         take("push", refreshing.push, retries)
 
