@@ -148,9 +148,9 @@ def _reasons(
 
 def _nothing(features: list[Shift], error: Shift, growth: float, wanted: DriftSettings) -> str:
     return (
-        f"no feature moved by {wanted.effect:g} or more (farthest {features[0].name} by "
-        f"{features[0].effect:.2f}), nor did the {ERROR} ({error.effect:.2f}), and {growth:+.1%} "
-        f"rows are fewer than {wanted.growth:.0%}"
+        f"no feature moved by {wanted.effect:g} or more beyond chance (farthest "
+        f"{features[0].name} by {features[0].effect:.2f}), nor did the {ERROR} "
+        f"({error.effect:.2f}), and {growth:+.1%} rows are fewer than {wanted.growth:.0%}"
     )
 
 
