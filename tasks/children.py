@@ -37,9 +37,11 @@ PRELOADED = (
     "sklearn.model_selection",
     "matplotlib.pyplot",
     "ai_edge_litert.interpreter",
+    "ai_edge_litert.tools.flatbuffer_utils",
     "jinja2",
-    "pydantic.main",
+    "pydantic.types",
     "yaml",
+    "tasks.warm",
 )
 _NEEDS_A_SHELL = set("&|;<>$`*?#\n")
 
