@@ -21,9 +21,8 @@ from keras import layers
 
 from benchmarks import conv
 from benchmarks.fashion import network, print_table, splits
-from secateur.settings import TrainingSettings
 from secateur.training.loop import Patterns, Tally, compiled_training, convolves
-from secateur.training.trainer import Trainer
+from secateur.training.rows import Blocks
 
 _FEW_ROWS = 1280
 
@@ -49,14 +48,12 @@ def main() -> None:
 
 
 def _compare(train: np.ndarray, batch: int, rounds: int) -> list[object]:
-    settings = TrainingSettings(batch=batch)
-    compiled = Trainer(network(), settings, train, train[:1])
+    loop_epoch = _epochs(network(), train, batch)
     kept = network()
-    kept.compile(keras.optimizers.Adam(settings.learning_rate), "mse")
+    kept.compile(keras.optimizers.Adam(1e-3), "mse")
     times: dict[str, list[float]] = {"loop": [], "fit": [], "matmul": []}
     for _ in range(rounds + 1):
-        times["loop"].append(_seconds(compiled.run_epoch))
-        compiled.end_epoch()
+        times["loop"].append(_seconds(loop_epoch))
         times["fit"].append(
             _seconds(lambda: kept.fit(train, train, batch_size=batch, epochs=1, verbose=0))
         )
@@ -77,25 +74,31 @@ def _compare(train: np.ndarray, batch: int, rounds: int) -> list[object]:
 
 def _compilers(name: str, rows: np.ndarray, rounds: int) -> list[object]:
     """One network's training under both compilers, in turns."""
-    batch = 128
     times: dict[bool, list[float]] = {True: [], False: []}
-    runs = {}
-    for xla in times:
-        keras.utils.set_random_seed(0)
-        model = NETWORKS[name]()
-        optimizer = keras.optimizers.Adam(1e-3)
-        optimizer.build(model.trainable_variables)
-        runs[xla] = compiled_training(model, optimizer, Patterns(model), xla=xla)
-    device = tf.constant(rows.reshape(-1, *model.input_shape[1:]))
-    steps = tf.reshape(tf.range(len(rows) // batch * batch), (-1, batch))
+    model = NETWORKS[name]()
+    epochs = {xla: _epochs(NETWORKS[name](), rows, 128, xla) for xla in times}
     for _ in range(rounds + 1):
-        for xla, train in runs.items():
-            start = Tally.of_nothing()
-            times[xla].append(
-                _seconds(lambda t=train, s=start: t(device, steps, len(steps), s).fetched())
-            )
+        for xla, epoch in epochs.items():
+            times[xla].append(_seconds(epoch))
     speeds = [f"{len(rows) / statistics.median(seconds[1:]):,.0f}" for seconds in times.values()]
     return [name, *speeds, "TensorFlow's kernels" if convolves(model) else "XLA"]
+
+
+def _epochs(
+    model: keras.Model, rows: np.ndarray, batch: int, xla: bool | None = None
+) -> Callable[[], object]:
+    """What trains for an epoch each time it is called."""
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(model.trainable_variables)
+    train = compiled_training(model, optimizer, Patterns(model), xla=xla)
+    device = tf.constant(rows.reshape(-1, *model.input_shape[1:]))
+    blocks, order = Blocks(rows, batch), np.random.default_rng(0)
+
+    def epoch() -> object:
+        steps = tf.constant(blocks.steps(len(rows), order))
+        return train(device, steps, tf.constant(len(steps)), Tally.of_nothing()).fetched()
+
+    return epoch
 
 
 def _images(*hidden: layers.Layer) -> Callable[[], keras.Model]:
