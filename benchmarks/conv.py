@@ -25,8 +25,8 @@ TARGET = {"macs": 0.5}
 TRAINING = {"batch": 128, "learning_rate": 2e-3}
 CUTS = {
     "OBS, least squares": {"importance": "obs", "compensate": "least_squares"},
-    "magnitude, uncompensated": {"importance": "magnitude", "compensate": "none"},
-    "random, uncompensated": {"importance": "random", "compensate": "none"},
+    "magnitude, uncompensated": {"importance": "magnitude", "compensate": "none", "scope": "local"},
+    "random, uncompensated": {"importance": "random", "compensate": "none", "scope": "local"},
 }
 
 
