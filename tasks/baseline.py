@@ -12,6 +12,7 @@ from secateur.autoencoders import AUTOENCODERS
 from secateur.errors import InputError
 from secateur.methods.base import RoundReport
 from secateur.recovery import recover
+from secateur.schemes import FLOAT32
 from secateur.settings import BASELINE, load_settings
 from secateur.sources.prepared import load_rows
 from tasks.command import main
@@ -40,6 +41,7 @@ def run() -> None:
         "parent": None,
         "method": None,
         "state": "trained",
+        "deployed": FLOAT32,
         "validation_mse": {},
         "closeness": None,
     }

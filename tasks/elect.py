@@ -15,14 +15,15 @@ logger = logging.getLogger(__name__)
 def run() -> None:
     """Record the winner, and who else stood for election.
 
-    The baseline always stands. Of equally cheap rungs the first in the order of the ladder wins.
+    The baseline always stands. Of equally cheap rungs the one wins that is deployed in fewest
+    bytes, and of those the first in the order of the ladder.
     """
     settings = load_settings()
     minimise = settings.champion.minimised_for(settings.goal)
     candidates = [_candidate(rung, minimise) for rung in settings.rungs]
     winner = min(
         (candidate for candidate in candidates if candidate["accepted"]),
-        key=lambda candidate: candidate["value"],
+        key=lambda candidate: (candidate["value"], candidate["deployed_bytes"]),
     )
     with paths.publishing(paths.ELECTION) as folder:
         record = {
@@ -46,6 +47,7 @@ def _candidate(rung: str, minimise: str) -> dict[str, Any]:
         "state": paths.read_json(decided / paths.VERDICT)["state"],
         "accepted": paths.read_json(decided / paths.DECISION)["accepted"],
         "value": costs[minimise],
+        "deployed_bytes": costs["deployed_bytes"],
     }
 
 

@@ -20,12 +20,13 @@ from secateur.evaluation import PCAControl, Reconstruct, measure_errors, score
 from secateur.litert import LiteRTModel
 from secateur.metrics import reconstruct
 from secateur.saving import load
+from secateur.schemes import FLOAT32, INT8
 from secateur.settings import BASELINE, Settings, load_settings
 from tasks.command import main
 
 logger = logging.getLogger(__name__)
 
-FILES = {"float32": paths.FLOAT32, "int8": paths.INT8}
+ALWAYS_EXPORTED = (FLOAT32, INT8)
 PICTURED_ROWS = 16
 _COUNTED = ("parameters", "macs", "nonzeros", "size_bytes", "gzip_bytes")
 _NUMBERS = ("test_mse", "test_mse_ratio", "psnr_db", "p99_error", "auc", "partial_auc", *_COUNTED)
@@ -76,7 +77,11 @@ def _test_data() -> TestData:
 def _rung(rung: str, champion: Mapping[str, Any], test: TestData) -> dict[str, Any]:
     bundle = paths.EXPORTS / rung
     metrics = paths.read_json(bundle / paths.METRICS)
-    files = {kind: bundle / file for kind, file in FILES.items()}
+    deployed = metrics["deployed"]
+    files = {
+        scheme: bundle / paths.litert_file(scheme)
+        for scheme in dict.fromkeys((*ALWAYS_EXPORTED, deployed))
+    }
     states = {candidate["rung"]: candidate["state"] for candidate in champion["candidates"]}
     return {
         "name": rung,
@@ -88,7 +93,8 @@ def _rung(rung: str, champion: Mapping[str, Any], test: TestData) -> dict[str, A
         **{name: metrics["costs"][name] for name in _COUNTED},
         "validation_mse": metrics["validation_mse"],
         "closeness": metrics["closeness"],
-        **_scores(_keras(bundle / paths.MODEL), test, files),
+        "deployed": deployed,
+        **_scores(_keras(bundle / paths.MODEL), test, files, deployed),
     }
 
 
@@ -125,27 +131,47 @@ def _pca(settings: Settings, test: TestData) -> dict[str, Any]:
 
 
 def _control(name: str, kind: str, of: str) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "of": of, "state": None, "champion": False, "guard": None}
+    return {
+        "name": name, "kind": kind, "of": of, "state": None, "champion": False, "guard": None,
+        "deployed": None,
+    }  # fmt: skip
 
 
 def _scores(
-    model: Reconstruct, test: TestData, files: Mapping[str, Path] | None = None
+    model: Reconstruct,
+    test: TestData,
+    files: Mapping[str, Path] | None = None,
+    deployed: str = FLOAT32,
 ) -> dict[str, Any]:
+    """Scores of the model or, where a round is deployed as a file of its own, of that; of files."""
     files = files or {}
-    runs = {kind: LiteRTModel(file) for kind, file in files.items()}
+    runs = {scheme: LiteRTModel(file) for scheme, file in files.items()}
     errors, file_scores = measure_errors(model, test.rows, runs)
+    if deployed != FLOAT32:
+        model = runs[deployed]
+        errors = measure_errors(model, test.rows)[0]
     anomaly_errors = None if test.anomalies is None else measure_errors(model, test.anomalies)[0]
-    return asdict(score(errors, anomaly_errors, test.data_range)) | {
-        kind: asdict(file_scores[kind]) | {"bytes": files[kind].stat().st_size}
-        if kind in files
-        else None
-        for kind in FILES
-    }
+    return (
+        asdict(score(errors, anomaly_errors, test.data_range))
+        | dict.fromkeys(ALWAYS_EXPORTED)
+        | {
+            scheme: asdict(file_scores[scheme]) | {"bytes": file.stat().st_size}
+            for scheme, file in files.items()
+        }
+    )
 
 
 def _keras(path: Path) -> Reconstruct:
     model = load(path)
     return lambda rows: reconstruct(model, rows)
+
+
+def _deployed(bundle: Path) -> Reconstruct:
+    """What is judged of a bundle: its model, or the file of a scheme of its own."""
+    scheme = paths.read_json(bundle / paths.METRICS)["deployed"]
+    if scheme == FLOAT32:
+        return _keras(bundle / paths.MODEL)
+    return LiteRTModel(bundle / paths.litert_file(scheme))
 
 
 def _relate(rows: list[dict[str, Any]], baseline: Mapping[str, Any]) -> None:
@@ -162,8 +188,7 @@ def _cuts(settings: Settings) -> dict[str, Any]:
 
 def _reconstructions(originals: np.ndarray) -> np.ndarray:
     """(3, rows, features) float32: the originals, the baseline's and the champion's."""
-    models = (paths.EXPORTS / BASELINE / paths.MODEL, paths.CHAMPION / paths.MODEL)
-    made = [_keras(path)(originals) for path in models]
+    made = [_deployed(bundle)(originals) for bundle in (paths.EXPORTS / BASELINE, paths.CHAMPION)]
     return np.stack([np.asarray(originals), *made]).astype(np.float32)
 
 
@@ -189,9 +214,9 @@ def _version(package: str) -> str:
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """The row's plain numbers, flat, for `dvc metrics`."""
     numbers = {name: row[name] for name in _NUMBERS if row[name] is not None}
-    for kind in FILES:
-        numbers |= {f"{kind}_{name}": value for name, value in row[kind].items()}
-    return numbers
+    for scheme in dict.fromkeys((*ALWAYS_EXPORTED, row["deployed"])):
+        numbers |= {f"{scheme}_{name}": value for name, value in row[scheme].items()}
+    return numbers | {"deployed_bytes": row[row["deployed"]]["bytes"]}
 
 
 def _compact(rows: list[dict[str, Any]]) -> str:
@@ -205,6 +230,7 @@ def _compact(rows: list[dict[str, Any]]) -> str:
             "to baseline": f"{row['test_mse_ratio']:.3f}",
             "int8 mse": f"{row['int8']['test_mse']:.6f}" if row["int8"] else "",
             "int8 bytes": f"{row['int8']['bytes']:,}" if row["int8"] else "",
+            "deployed as": row["deployed"] or "",
         }
         | ({} if row["auc"] is None else {"auc": f"{row['auc']:.4f}"})
         for row in rows

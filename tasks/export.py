@@ -11,10 +11,11 @@ import numpy as np
 
 from secateur import paths
 from secateur.errors import InputError
-from secateur.export import calibration_sample, export_float32, export_int8
-from secateur.litert import run_litert
-from secateur.metrics import squared_errors
+from secateur.export import calibration_sample, export_litert, largest_deviation
+from secateur.litert import row_errors_of_file, run_litert
+from secateur.metrics import reconstruct
 from secateur.saving import load
+from secateur.schemes import FLOAT32, INT8
 from secateur.settings import load_settings
 from secateur.sources.prepared import load_rows
 from tasks.command import main
@@ -29,36 +30,33 @@ def run(rung: str) -> None:
         raise InputError(f"there is no rung {rung!r}; known: {', '.join(settings.rungs)}")
     source = paths.rung_folder(rung)
     model = load(source / paths.MODEL)
+    deployed = paths.read_json(source / paths.METRICS)["deployed"]
     rows, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     sample = calibration_sample(rows, settings.export.calibration_rows)
+    costs: dict[str, int] = {}
     with paths.publishing(paths.EXPORTS / rung) as bundle:
         for file in (source / paths.MODEL, source / paths.METRICS, source / paths.CUT):
             shutil.copyfile(file, bundle / file.name)
         shutil.copyfile(paths.SCALING, bundle / paths.SCALING.name)
-        float32, int8 = bundle / paths.FLOAT32, bundle / paths.INT8
-        float32_deviation = export_float32(model, float32, sample)
-        int8_deviation = export_int8(model, int8, sample)
-        for artifact in (float32, int8):
-            np.save(paths.errors_file(artifact), _errors(artifact, validation))
-        costs = {
-            "keras_bytes": (bundle / paths.MODEL).stat().st_size,
-            "float32_bytes": float32.stat().st_size,
-            "int8_bytes": int8.stat().st_size,
-            "float32_gzip_bytes": _gzip_bytes(float32),
-            "int8_gzip_bytes": _gzip_bytes(int8),
-        }
+        costs["keras_bytes"] = (bundle / paths.MODEL).stat().st_size
+        for scheme in dict.fromkeys((FLOAT32, INT8, deployed)):
+            file = bundle / paths.litert_file(scheme)
+            judged = source / paths.DEPLOYED / file.name
+            if judged.exists():
+                shutil.copyfile(judged, file)
+            else:
+                export_litert(model, file, sample, scheme)
+            np.save(paths.errors_file(file), row_errors_of_file(file, validation))
+            costs[f"{scheme}_bytes"] = file.stat().st_size
+            costs[f"{scheme}_gzip_bytes"] = _gzip_bytes(file)
+            deviation = largest_deviation(run_litert(file, sample), reconstruct(model, sample))
+            logger.info(
+                "%s exported: %s %d bytes, at most %.2g from Keras on %d training rows%s",
+                rung, scheme, file.stat().st_size, deviation, len(sample),
+                "; the guard judges it" if judged.exists() else "",
+            )  # fmt: skip
+        costs["deployed_bytes"] = costs[f"{deployed}_bytes"]
         paths.write_json(bundle / paths.COSTS, costs)
-    logger.info(
-        "%s exported: float32 %d bytes, at most %.2g from Keras on %d training rows; "
-        "int8 %d bytes, at most %.2g",
-        rung, costs["float32_bytes"], float32_deviation, len(sample),
-        costs["int8_bytes"], int8_deviation,
-    )  # fmt: skip
-
-
-def _errors(artifact: Path, rows: np.ndarray) -> np.ndarray:
-    """(rows,) float64: how well the very file reconstructs, which decides what is an anomaly."""
-    return squared_errors(rows, run_litert(artifact, rows))
 
 
 def _gzip_bytes(file: Path) -> int:

@@ -16,8 +16,6 @@ from tasks.command import main
 
 logger = logging.getLogger(__name__)
 
-KINDS = {"float32": paths.FLOAT32, "int8": paths.INT8}
-
 
 def run() -> None:
     """Time each rung's LiteRT files, one row a call on one thread."""
@@ -25,14 +23,10 @@ def run() -> None:
     runs, warm_up = settings.latency.runs, settings.latency.warm_up
     rungs: dict[str, dict[str, Latency]] = {}
     for rung in settings.rungs:
-        rungs[rung] = {
-            kind: measure_latency(paths.EXPORTS / rung / file, runs, warm_up)
-            for kind, file in KINDS.items()
-        }
-        logger.info(
-            "%s: float32 %.1f µs, int8 %.1f µs (median of %d)",
-            rung, rungs[rung]["float32"].median_us, rungs[rung]["int8"].median_us, runs,
-        )  # fmt: skip
+        files = sorted((paths.EXPORTS / rung).glob("*.tflite"))
+        rungs[rung] = {file.stem: measure_latency(file, runs, warm_up) for file in files}
+        medians = [f"{scheme} {found.median_us:.1f} µs" for scheme, found in rungs[rung].items()]
+        logger.info("%s: %s (median of %d)", rung, ", ".join(medians), runs)
     with paths.publishing(paths.REPORTS) as folder:
         paths.write_json(
             folder / paths.LATENCY.name,

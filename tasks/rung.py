@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def write_rung(
     report: RoundReport,
     metrics: dict[str, Any],
     validation: np.ndarray,
+    errors_of: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """Write a rung's files into a folder.
 
@@ -51,10 +53,12 @@ def write_rung(
         metrics: what else is known of the rung; its score after recovery, its training and its
             costs are added here.
         validation: (rows, features) to score on.
+        errors_of: rows -> (rows,) errors of what is deployed; if None, of the model.
     """
-    errors = row_errors(model, validation)
+    errors_of = errors_of or partial(row_errors, model)
+    errors = errors_of(validation)
     anomalies = load_anomalies(paths.VALIDATION)
-    anomaly_errors = np.empty(0) if anomalies is None else row_errors(model, anomalies)
+    anomaly_errors = np.empty(0) if anomalies is None else errors_of(anomalies)
     metrics["validation_mse"]["after_recovery"] = float(errors.mean())
     save(model, folder / paths.MODEL)
     paths.write_json(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from secateur import paths
 from secateur.closeness import closeness
+from secateur.deployment import write_deployed
+from secateur.litert import row_errors_of_file
 from secateur.methods.base import RoundReport
 from secateur.metrics import mean_squared_error
 from secateur.planner import Aim, Course, longer, progress_of
 from secateur.recovery import recover
 from secateur.saving import load
+from secateur.schemes import FLOAT32
 from secateur.settings import BASELINE, RoundSettings, Settings, load_settings
 from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
@@ -87,6 +93,7 @@ def _shrink(rung: str, settings: Settings, start: Path, decision: dict[str, Any]
         "method": wanted.method,
         "state": "shrunk",
         "progress": None if aim is None else progress_of(report.budget, limit),
+        "deployed": wanted.deploys_as or FLOAT32,
         "validation_mse": scores,
     }
     with resumable(rung) as checkpoint:
@@ -102,7 +109,8 @@ def _shrink(rung: str, settings: Settings, start: Path, decision: dict[str, Any]
         )
         metrics["closeness"] = asdict(closeness(baseline, model, validation))
         with paths.publishing(paths.rung_folder(rung)) as folder:
-            write_rung(folder, model, history, report, metrics, validation)
+            errors_of = _write_deployed(folder / paths.DEPLOYED, metrics["deployed"], model, sample)
+            write_rung(folder, model, history, report, metrics, validation, errors_of)
             _copy_rung(start, folder / paths.START)
     logger.info(
         "%s: validation MSE %.5g, cut %.5g, compensated %.5g, recovered %.5g",
@@ -114,6 +122,32 @@ def _copy_rung(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     for name in _PASSED:
         shutil.copyfile(source / name, target / name)
+    scheme = paths.read_json(source / paths.METRICS)["deployed"]
+    _write_scheme(target / paths.DEPLOYED, scheme)
+    if scheme != FLOAT32:
+        name = paths.litert_file(scheme)
+        shutil.copyfile(source / paths.DEPLOYED / name, target / paths.DEPLOYED / name)
+
+
+def _write_scheme(folder: Path, scheme: str) -> None:
+    folder.mkdir()
+    paths.write_json(folder / paths.SCHEME, {"scheme": scheme})
+
+
+def _write_deployed(
+    folder: Path, scheme: str, model: keras.Model, sample: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Write what is judged if that is another thing than the model: a LiteRT file.
+
+    Returns:
+        From rows to the file's errors of them; None where the model is judged.
+    """
+    _write_scheme(folder, scheme)
+    if scheme == FLOAT32:
+        return None
+    file = folder / paths.litert_file(scheme)
+    write_deployed(model, file, sample, scheme)
+    return partial(row_errors_of_file, file)
 
 
 def calibration_sample(train: np.ndarray, rows: int, seed: int) -> np.ndarray:

@@ -30,7 +30,9 @@ def build(ladder: dict[str, tuple[int, int, int, str]], minimise: str = "paramet
         costs = {"parameters": parameters, "macs": macs}
         accepted = state in ("baseline", "accepted")
         paths.write_json(bundle / paths.METRICS, {"costs": costs})
-        paths.write_json(bundle / paths.COSTS, {"int8_bytes": int8_bytes})
+        paths.write_json(
+            bundle / paths.COSTS, {"int8_bytes": int8_bytes, "deployed_bytes": 4 * parameters}
+        )
         paths.write_json(decided / paths.DECISION, {"rung": rung, "accepted": accepted})
         paths.write_json(decided / paths.VERDICT, {"rung": rung, "state": state})
     rounds = {rung: {"parent": "baseline", "options": {"keep": 0.5}} for rung in list(ladder)[1:]}
@@ -58,14 +60,51 @@ def test_cheapest_accepted_rung_wins(minimise, rung, value):
     assert (record["rung"], record["minimise"], record["value"]) == (rung, minimise, value)
 
 
+def test_of_equally_cheap_rungs_the_one_in_fewest_bytes_wins():
+    build({**LADDER, "round_2": (500, 450, 700, "accepted")})
+    bundle = paths.EXPORTS / "round_2"
+    paths.write_json(bundle / paths.COSTS, {"int8_bytes": 700, "deployed_bytes": 1999})
+    assert chosen()["rung"] == "round_2"
+
+
 def test_record_names_everybody_who_stood():
     build(LADDER)
     assert chosen()["candidates"] == [
-        {"rung": "baseline", "state": "baseline", "accepted": True, "value": 1000},
-        {"rung": "round_1", "state": "accepted", "accepted": True, "value": 500},
-        {"rung": "round_2", "state": "accepted", "accepted": True, "value": 400},
-        {"rung": "round_3", "state": "rejected", "accepted": False, "value": 300},
-        {"rung": "round_4", "state": "passed_through", "accepted": False, "value": 300},
+        {
+            "rung": "baseline",
+            "state": "baseline",
+            "accepted": True,
+            "value": 1000,
+            "deployed_bytes": 4000,
+        },
+        {
+            "rung": "round_1",
+            "state": "accepted",
+            "accepted": True,
+            "value": 500,
+            "deployed_bytes": 2000,
+        },
+        {
+            "rung": "round_2",
+            "state": "accepted",
+            "accepted": True,
+            "value": 400,
+            "deployed_bytes": 1600,
+        },
+        {
+            "rung": "round_3",
+            "state": "rejected",
+            "accepted": False,
+            "value": 300,
+            "deployed_bytes": 1200,
+        },
+        {
+            "rung": "round_4",
+            "state": "passed_through",
+            "accepted": False,
+            "value": 300,
+            "deployed_bytes": 1200,
+        },
     ]
 
 

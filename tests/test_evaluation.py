@@ -142,6 +142,7 @@ def build_workspace() -> None:
                 "costs": vars(costs(model)),
                 "validation_mse": {"after_recovery": 0.1},
                 "closeness": None,
+                "deployed": "float32",
             },
         )
         paths.write_json(folder / paths.CUT, {"groups": [], "skipped": []})

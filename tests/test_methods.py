@@ -24,6 +24,7 @@ CUTS = {
     "fold": {},
     "layers": {"keep": 0.5},
     "low_rank": {"keep": 0.7},
+    "quantize": {},
     "units": {"keep": 0.5},
     "weights": {"keep": 0.5},
 }
@@ -33,6 +34,7 @@ NOTHING = {
     "fold": {},
     "layers": {"keep": 1.0},
     "low_rank": {"keep": 1.0},
+    "quantize": {"scheme": "int16x8"},
     "units": {"keep": 1.0},
     "weights": {"keep": 1.0},
 }
@@ -40,10 +42,15 @@ NOTHING = {
 SAVES = {
     "cluster": "gzip_bytes",
     "fold": "parameters",
+    "quantize": "gzip_bytes",
 }
 # The fixture that a method cuts, where it finds nothing to do in the plain dense network.
 SUBJECTS = {
     "fold": "normalized",
+}
+# The fixture that a method finds nothing to do in.
+UNCUT = {
+    "quantize": "on_grid",
 }
 # The kind of layer a method works on, if not on any.
 WORKS_ON = {
@@ -65,6 +72,11 @@ def normalized(train):
         model.add(keras.layers.BatchNormalization())
     model.add(keras.layers.Dense(64))
     return recover(model, train, train, epochs=1, batch=32)[0]
+
+
+@pytest.fixture(scope="session")
+def on_grid(trained, train):
+    return shrink(trained, train, "quantize")[0]
 
 
 @pytest.fixture
@@ -90,9 +102,10 @@ def test_the_result_costs_less_and_takes_and_gives_the_same_shapes(method, subje
 
 
 @every_method
-def test_cutting_nothing_changes_nothing(method, trained, train, validation):
-    same, report = shrink(trained, train, method, **NOTHING[method])
-    assert np.array_equal(same(validation), trained(validation))
+def test_cutting_nothing_changes_nothing(method, request, train, validation):
+    whole = request.getfixturevalue(UNCUT.get(method, "trained"))
+    same, report = shrink(whole, train, method, **NOTHING[method])
+    assert np.array_equal(same(validation), whole(validation))
     assert report.groups == []
 
 

@@ -161,7 +161,7 @@ def test_progress_is_logged_for_whoever_listens(untrained, train, validation, ca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs"),
+        ({"epochs": -1}, "epochs"),
         ({"epoch": 3}, "epoch"),
         ({"batch": 5000}, "1200 train rows are fewer than a batch of 5000"),
         ({"distillation": 2}, "distillation"),

@@ -51,6 +51,7 @@ def rung_row(name, kind, of, state, costs, mse, base, validation, labels, int8=T
     size = 4 * parameters + 21_000
     return {
         "name": name, "kind": kind, "of": of, "state": state, "champion": False,
+        "deployed": None if kind in ("pca", "scratch") else "float32",
         "parameters": parameters, "macs": macs, "nonzeros": parameters - 7,
         "size_bytes": size, "gzip_bytes": int(0.92 * size),
         "compression_ratio": base[0] / parameters, "theoretical_speedup": base[1] / macs,

@@ -18,6 +18,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from secateur.errors import InputError
 from secateur.litert import run_litert
 from secateur.metrics import reconstruct
+from secateur.schemes import FLOAT32, INT8, Scheme, check_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -26,31 +27,53 @@ _FLOAT32_TOLERANCE = 1e-4
 
 
 def export_float32(model: keras.Model, path: str | os.PathLike[str], sample: np.ndarray) -> float:
-    """Write a LiteRT file that computes in float32, one row a call, and check it against Keras.
+    """Write a LiteRT file that computes in float32: see `export_litert`."""
+    return export_litert(model, path, sample, FLOAT32)
 
-    The file holds LiteRT's own operations only, so it runs without TensorFlow's; its bytes depend
-    on the model alone. It appears under its name only when it is whole and checked.
+
+def export_int8(model: keras.Model, path: str | os.PathLike[str], sample: np.ndarray) -> float:
+    """Write a LiteRT file of 8-bit integers throughout: see `export_litert`."""
+    return export_litert(model, path, sample, INT8)
+
+
+def export_litert(
+    model: keras.Model, path: str | os.PathLike[str], sample: np.ndarray, scheme: str
+) -> float:
+    """Write a LiteRT file, one row a call, and compare it with Keras.
+
+    The file holds LiteRT's own operations only, so it runs without TensorFlow's. It appears under
+    its name only when it is whole and checked; its bytes depend on the model, the scheme and, where
+    activations are integers, the sample alone.
+
+    Files that compute in integers take and give integers too, as microcontrollers and integer-only
+    accelerators need: whoever calls one scales a row with the input's scale and zero point, which
+    are in the file; `run_litert` does so. Weights and activations are quantized after training, the
+    ranges of activations set by the sample (Jacob et al. 2018, "Quantization and Training of Neural
+    Networks for Efficient Integer-Arithmetic-Only Inference").
 
     Args:
         model: a built model with one input and one output.
         path: where to write; must end in `.tflite`.
-        sample: (rows, ...) float32 in the model's input shape, to check with.
+        sample: (rows, ...) float32 in the model's input shape: representative training rows.
+        scheme: a name in `secateur.schemes.SCHEMES`.
 
     Returns:
-        The largest absolute deviation from Keras on the sample.
+        The largest absolute deviation from Keras on the sample, after dequantizing.
 
     Raises:
-        InputError: the path or the model cannot be used; an operation LiteRT lacks is named.
-        RuntimeError: the file computes something else than the model.
+        InputError: the path, the scheme or the model cannot be used; an operation LiteRT lacks is
+            named.
+        RuntimeError: a float32 file computes something else than the model.
     """
-    import tensorflow as tf
-
+    numbers = check_scheme(scheme)
     with _appearing(path) as scratch:
-        _convert(model, scratch, [tf.lite.OpsSet.TFLITE_BUILTINS])
+        _convert(model, scratch, numbers, sample)
+        if numbers.activations != "float32":
+            _warn_of_float_operations(model, scratch, scheme)
         expected = reconstruct(model, sample)
         deviation = largest_deviation(run_litert(scratch, sample), expected)
         allowed = _FLOAT32_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        if not deviation <= allowed:  # NaN is refused too
+        if numbers.weights == "float32" and not deviation <= allowed:  # NaN is refused too
             raise RuntimeError(
                 f"the float32 file of {model.name!r} does not compute what Keras computes: they "
                 f"lie up to {deviation:.3g} apart, allowed is {allowed:.3g}"
@@ -58,51 +81,16 @@ def export_float32(model: keras.Model, path: str | os.PathLike[str], sample: np.
     return deviation
 
 
-def export_int8(model: keras.Model, path: str | os.PathLike[str], sample: np.ndarray) -> float:
-    """Write a LiteRT file of 8-bit integers throughout, input and output included.
-
-    That is what microcontrollers and integer-only accelerators need: whoever calls it scales a row
-    with the input's scale and zero point, which are in the file; `run_litert` does so. Weights and
-    activations are quantized after training, their ranges set by the sample (Jacob et al. 2018,
-    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference"). The bytes depend on the model and the sample alone.
-
-    Args:
-        model: a built model with one input and one output.
-        path: where to write; must end in `.tflite`.
-        sample: (rows, ...) float32 in the model's input shape: representative training rows.
-
-    Returns:
-        The largest absolute deviation from Keras on the sample, after dequantizing.
-
-    Raises:
-        InputError: the path or the model cannot be used; an operation LiteRT lacks is named.
-    """
-    import tensorflow as tf
-
-    def calibration_rows() -> Iterator[list[np.ndarray]]:
-        for row in sample:
-            yield [row[np.newaxis]]
-
-    with _appearing(path) as scratch:
-        _convert(
-            model,
-            scratch,
-            [tf.lite.OpsSet.TFLITE_BUILTINS_INT8],
-            optimizations=[tf.lite.Optimize.DEFAULT],
-            representative_dataset=calibration_rows,
-            inference_input_type=tf.int8,
-            inference_output_type=tf.int8,
+def _warn_of_float_operations(model: keras.Model, path: Path, scheme: str) -> None:
+    in_float = float_operations(path)
+    if in_float:
+        logger.warning(
+            "LiteRT has no integer form of %s: the %s file of %r computes them in float32, "
+            "which integer-only devices cannot",
+            ", ".join(in_float),
+            scheme,
+            model.name,
         )
-        in_float = float_operations(scratch)
-        if in_float:
-            logger.warning(
-                "LiteRT has no integer form of %s: the int8 file of %r computes them in float32, "
-                "which integer-only devices cannot",
-                ", ".join(in_float),
-                model.name,
-            )
-        return largest_deviation(run_litert(scratch, sample), reconstruct(model, sample))
 
 
 def calibration_sample(rows: np.ndarray, most: int) -> np.ndarray:
@@ -143,8 +131,8 @@ def _appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
         scratch.replace(path)
 
 
-def _convert(model: keras.Model, path: Path, operations: list[Any], **options: Any) -> None:
-    """Convert with nothing but the given sets of operations, one row a call."""
+def _convert(model: keras.Model, path: Path, numbers: Scheme, sample: np.ndarray) -> None:
+    """Convert with nothing but LiteRT's own operations, one row a call."""
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
@@ -165,8 +153,7 @@ def _convert(model: keras.Model, path: Path, operations: list[Any], **options: A
                 format="litert",
                 verbose=False,
                 input_signature=[tf.TensorSpec((1, *shape), model.inputs[0].dtype, name="rows")],
-                target_spec={"supported_ops": operations},
-                **options,
+                **_converter_options(numbers, sample),
             )
     except ConverterError as error:
         lacking = sorted(set(re.findall(r"\btf\.([A-Z]\w*)", str(error))))
@@ -176,6 +163,42 @@ def _convert(model: keras.Model, path: Path, operations: list[Any], **options: A
             f"{model.name!r} cannot be exported: LiteRT has no operation {', '.join(lacking)}, and "
             "TensorFlow's own (Flex) do not run on the edge; allowed are LiteRT's built-in ones"
         ) from error
+    except RuntimeError as error:
+        if numbers.activations == "float32" or "nsupported" not in str(error):
+            raise
+        raise InputError(
+            f"{model.name!r} cannot be exported with {numbers.activations} activations: LiteRT "
+            f"says: {error}"
+        ) from error
+
+
+def _converter_options(numbers: Scheme, sample: np.ndarray) -> dict[str, Any]:
+    """The attributes of TensorFlow's LiteRT converter that give a scheme."""
+    import tensorflow as tf
+
+    def calibration_rows() -> Iterator[list[np.ndarray]]:
+        for row in sample:
+            yield [row[np.newaxis]]
+
+    sets = tf.lite.OpsSet
+    options: dict[str, Any] = {}
+    target: dict[str, Any] = {"supported_ops": [sets.TFLITE_BUILTINS]}
+    if numbers.weights != "float32":
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if numbers.weights == "float16":
+        target["supported_types"] = [tf.float16]
+    if numbers.activations != "float32":
+        kind = tf.as_dtype(numbers.activations)
+        target["supported_ops"] = {
+            tf.int8: [sets.TFLITE_BUILTINS_INT8],
+            tf.int16: [
+                sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+                sets.TFLITE_BUILTINS,  # what has no form in integers stays in float32
+            ],
+        }[kind]
+        options["representative_dataset"] = calibration_rows
+        options["inference_input_type"] = options["inference_output_type"] = kind
+    return {**options, "target_spec": target}
 
 
 @contextlib.contextmanager

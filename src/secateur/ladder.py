@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from secateur.costs import Costs, costs
+from secateur.deployment import deployed_file
 from secateur.guard import Verdict, judge
+from secateur.litert import row_errors_of_file
 from secateur.methods.base import RoundReport
 from secateur.metrics import row_errors
 from secateur.planner import Aim, Course, longer, progress_of
@@ -30,6 +32,8 @@ class Rung:
         history: of the recovery.
         verdict: what the guard said.
         costs: of the model.
+        deployed: where the round is deployed as a LiteRT file of a scheme of its own, that file's
+            content; the verdict is on it.
     """
 
     model: keras.Model
@@ -37,6 +41,7 @@ class Rung:
     history: History
     verdict: Verdict
     costs: Costs
+    deployed: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,16 @@ class Ladder:
 
     @property
     def champion(self) -> keras.Model:
-        """The cheapest accepted model, in parameters or by the goal's cost; else the baseline."""
+        """The cheapest accepted model, in parameters or by the goal's cost; else the baseline.
+
+        Of models with as many parameters, the one that is deployed in fewest bytes.
+        """
         accepted = [rung for rung in self.rungs if rung.verdict.accepted]
         if not accepted:
             return self.baseline
         if self.goal is not None:  # each is cut from the one accepted before it
             return accepted[-1].model
-        return min(accepted, key=lambda rung: rung.costs.parameters).model
+        return min(accepted, key=_parameters_and_bytes).model
 
 
 def compress(
@@ -116,8 +124,11 @@ def compress(
         teacher = {"none": None, "baseline": model, "parent": good}[recovery.teacher]
         options = recovery.model_dump(exclude={"teacher"})
         made, history = recover(cut, train, validation, teacher, seed=seed, **options)
-        verdict = judged(made)
-        rungs.append(Rung(made, report, history, verdict, costs(made)))
+        deployed = None
+        if wanted.deploys_as is not None:
+            deployed = deployed_file(made, sample, wanted.deploys_as)
+        verdict = judged(made, deployed)
+        rungs.append(Rung(made, report, history, verdict, costs(made), deployed))
         if verdict.accepted:
             good = made
         elif aim is None:
@@ -144,9 +155,9 @@ class _Guard:
         self._validation, self._anomalies = validation, anomalies
         self._baseline = self._errors(baseline)
 
-    def __call__(self, model: keras.Model) -> Verdict:
+    def __call__(self, model: keras.Model, deployed: bytes | None) -> Verdict:
         guard = self._settings.guard
-        candidate = self._errors(model)
+        candidate = self._errors(model if deployed is None else deployed)
         return judge(
             self._baseline[0],
             candidate[0],
@@ -158,12 +169,19 @@ class _Guard:
             candidate_anomaly_errors=candidate[1],
         )
 
-    def _errors(self, model: keras.Model) -> tuple[np.ndarray, np.ndarray | None]:
+    def _errors(self, judged: keras.Model | bytes) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of the validation rows and of the anomalies: a model's, or a LiteRT file's."""
+        errors_of: Any = row_errors_of_file if isinstance(judged, bytes) else row_errors
         anomalies = self._anomalies
         return (
-            row_errors(model, self._validation),
-            None if anomalies is None else row_errors(model, anomalies),
+            errors_of(judged, self._validation),
+            None if anomalies is None else errors_of(judged, anomalies),
         )
+
+
+def _parameters_and_bytes(rung: Rung) -> tuple[int, int]:
+    deployed_bytes = rung.costs.size_bytes if rung.deployed is None else len(rung.deployed)
+    return rung.costs.parameters, deployed_bytes
 
 
 def _validated(

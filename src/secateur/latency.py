@@ -46,5 +46,7 @@ def measure_latency(path: str | os.PathLike[str], runs: int, warm_up: int) -> La
 
 def _fixed_row(shape: np.ndarray, kind: type) -> np.ndarray:
     """Values over the whole range: a row of zeros might take a short cut."""
-    low, high = (-128, 127) if np.issubdtype(kind, np.integer) else (0, 1)
+    low, high = (0, 1)
+    if np.issubdtype(kind, np.integer):
+        low, high = int(np.iinfo(kind).min), int(np.iinfo(kind).max)
     return np.linspace(low, high, int(np.prod(shape))).reshape(shape).astype(kind)

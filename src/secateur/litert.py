@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from secateur.metrics import batches
+from secateur.metrics import batches, squared_errors
 
 _ROWS_AT_ONCE = 1024
 
@@ -91,6 +91,24 @@ def run_litert(path: str | os.PathLike[str], rows: np.ndarray, threads: int = 1)
     """
     model = LiteRTModel(path, threads)
     return np.concatenate([model(batch) for batch in batches(rows, _ROWS_AT_ONCE)])
+
+
+def row_errors_of_file(
+    file: str | os.PathLike[str] | bytes, rows: np.ndarray, threads: int = 1
+) -> np.ndarray:
+    """The mean squared error of each row that a LiteRT autoencoder reconstructs.
+
+    Args:
+        file: the path of a `.tflite` file, or its content.
+        rows: (rows, ...) float32 in the model's input shape.
+        threads: threads that LiteRT may use.
+
+    Returns:
+        (rows,) float64.
+    """
+    model = LiteRTModel(file, threads)
+    errors = [squared_errors(batch, model(batch)) for batch in batches(rows, _ROWS_AT_ONCE)]
+    return np.concatenate(errors)
 
 
 def _quantize(rows: np.ndarray, details: dict[str, Any]) -> np.ndarray:

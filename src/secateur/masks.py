@@ -1,4 +1,4 @@
-"""Zeros that stay zero: which weights of a model's kernels are alive, and fits that respect it.
+"""Zeros that stay zero, and values that stay shared, and fits that respect it.
 
 A kernel entry that is exactly zero has been pruned, and nothing gives it life again: not the
 training of `recover`, not the closed-form fits of later rounds. A kernel that is zero throughout
@@ -8,6 +8,7 @@ method empties a kernel.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ Masks = Mapping[str, np.ndarray]
 not named."""
 
 RIDGE = 1e-6
+_MOST_SHARED = 256  # values of a clustered kernel that training keeps shared
+_MOST_SHARED_OF_A_CHANNEL = 64  # on average, of one on a grid
 
 
 def kernels(model: keras.Model) -> dict[str, Any]:
@@ -77,6 +80,27 @@ def apply_masks(model: keras.Model, masks: Masks) -> None:
                 f"{tuple(known[path].shape)}"
             )
         known[path].assign(np.asarray(known[path]) * mask)
+
+
+def shared_values(kernel: np.ndarray, axes: tuple[int, ...] | None = None) -> np.ndarray | None:
+    """Which of its few values each entry of a kernel has; None if the kernel does not share any.
+
+    A kernel shares values if it has from two to 256, each eight times on average. On a grid, whose
+    steps differ from channel to channel, each may have 64 values of its own.
+
+    Args:
+        kernel: of any shape.
+        axes: if it lies on a grid, those that a channel spans.
+    """
+    most = _MOST_SHARED
+    values, numbers = np.unique(kernel, return_inverse=True)
+    if axes is not None:
+        channels = math.prod(kernel.shape) // math.prod(kernel.shape[axis] for axis in axes)
+        most = _MOST_SHARED_OF_A_CHANNEL * channels
+    nonzero = np.count_nonzero(values)
+    if not 2 <= nonzero <= most or 8 * nonzero > np.count_nonzero(kernel):
+        return None
+    return numbers.reshape(kernel.shape)
 
 
 def save_masks(masks: Masks, path: Path) -> None:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from secateur.graph import layer_at, replace_layers
+from secateur.graph import fold_norms, foldable_norms, layer_at, replace_layers
 from secateur.graph.folding import _numbers, _scale_and_shift
 from secateur.graph.rules.carrying import channel_axis
 from secateur.graph.walk import graph_of, graph_of_model, nodes
@@ -37,6 +37,35 @@ _MOVERS = (
 
 Affine = tuple[np.ndarray, np.ndarray]
 """Scale and shift of what a layer reads, each (its channels,) float64."""
+
+
+def fold_all_norms(model: keras.Model) -> tuple[keras.Model, dict[str, tuple[str, ...]]]:
+    """A copy without all normalizations that can go, backward or forward, and where each went.
+
+    Args:
+        model: a built functional or Sequential model, which may hold others.
+
+    Returns:
+        The copy, which gives the same in inference, and the paths of the normalizations with those
+        of the layers that took each over; the model itself if none could go.
+
+    Raises:
+        InputError: the model has no graph that could be read.
+    """
+    folded = model
+    into: dict[str, tuple[str, ...]] = {}
+    while True:
+        # A normalization that leaves may bring the next one beside a layer that can take it.
+        backward = foldable_norms(folded)
+        if backward:
+            folded = fold_norms(folded)
+            into.update((norm, (path,)) for path, norm in backward)
+            continue
+        forward = forward_norms(folded)
+        if not forward:
+            return folded, into
+        folded = fold_norms_forward(folded)
+        into.update(forward)
 
 
 def forward_norms(model: keras.Model) -> dict[str, tuple[str, ...]]:

@@ -39,6 +39,8 @@ CUT = "cut.json"
 ARCHITECTURE = "architecture.json"  # the model without weights: all that its control needs
 START = "start"  # in a round's folder: all of the rung that it was cut from
 MASKS = "masks.npz"  # which kernel entries are alive, for kernels that hold zeros
+DEPLOYED = "deployed"  # folder: the scheme, and the LiteRT file where the guard judged one
+SCHEME = "scheme.json"
 VALIDATION_ERRORS = "validation_errors.npy"  # (rows,) float64, mean squared error of each row
 ANOMALY_ERRORS = "anomaly_errors.npy"  # (anomalies,) the same of validation's anomalies, if any
 
@@ -80,6 +82,11 @@ PICTURES = REPORTS / "pictures"
 def rung_folder(rung: str) -> Path:
     """Where a rung's model, metrics, history and cut lie."""
     return MODELS / rung
+
+
+def litert_file(scheme: str) -> str:
+    """The name of a rung's LiteRT file of a scheme."""
+    return f"{scheme}.tflite"
 
 
 def errors_file(artifact: Path) -> Path:

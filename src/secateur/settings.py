@@ -94,8 +94,8 @@ Match = Literal["outputs", "code", "features"]
 class TrainingSettings(_Section):
     """How a model is trained: until validation stops improving, or a budget ends."""
 
-    epochs: int = Field(30, ge=1)
-    """At most."""
+    epochs: int = Field(30, ge=0)
+    """At most; none leaves a model as it is."""
     steps: int | None = Field(None, ge=1)
     """At most, if this is less than `epochs` come to."""
     batch: int = Field(128, ge=1)
@@ -130,7 +130,7 @@ class TeachingSettings(_Section):
 class RecoverySettings(TeachingSettings, TrainingSettings):
     """How a round recovers."""
 
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(3, ge=0)
     teacher: Literal["none", "baseline", "parent"] = "none"
     """Whom the round's model should match too: the baseline, or the model that it was cut from."""
 
@@ -146,6 +146,15 @@ class BaselineSettings(_Section):
     code_activation: Activation = "linear"
     output_activation: Activation = "linear"
     training: TrainingSettings = TrainingSettings()
+
+    @field_validator("training")
+    @classmethod
+    def _is_trained(cls, training: TrainingSettings) -> TrainingSettings:
+        if training.epochs < 1:
+            raise ValueError(
+                f"a baseline is trained: epochs must be at least 1, got {training.epochs}"
+            )
+        return training
 
     @field_validator("training")
     @classmethod
@@ -179,6 +188,15 @@ class RoundSettings(_Section):
         if not self.follows_goal:
             make_method(self.method, self.options, self.target)
         return self
+
+    @property
+    def deploys_as(self) -> str | None:
+        """See `secateur.methods.base.Method.deploys_as`."""
+        from secateur.methods import make_method
+
+        if self.follows_goal:  # so does no method that deploys in a way of its own
+            return None
+        return make_method(self.method, self.options, self.target).deploys_as
 
     @property
     def follows_goal(self) -> bool:
@@ -347,8 +365,10 @@ class ControlSettings(_Section):
 class ChampionSettings(_Section):
     """Which of the rungs that the guard let through is the champion."""
 
-    minimise: CountedCost | None = None
-    """None is what the goal makes small, and parameters without a goal."""
+    minimise: CountedCost | Literal["deployed_bytes"] | None = None
+    """None is what the goal makes small, and parameters without a goal. `deployed_bytes` are those
+    of the LiteRT file that a round of `quantize` is deployed as, and of the float32 file of other
+    rungs; among rungs that are equally cheap, fewer of them win."""
 
     def minimised_for(self, goal: GoalSettings | None) -> str:
         """The cost that the champion has least of.
@@ -419,6 +439,18 @@ class Settings(_Section):
                     f"allowed is a rung that stands before it: {', '.join(known)}"
                 )
             known.append(name)
+        return rounds
+
+    @field_validator("rounds")
+    @classmethod
+    def _none_undoes_another(cls, rounds: dict[str, RoundSettings]) -> dict[str, RoundSettings]:
+        from secateur.methods import check_order
+
+        for name, settings in rounds.items():
+            parent = rounds.get(settings.parent)
+            words = f"{name} ({settings.method}) cannot stand behind {settings.parent}"
+            before = parent.deploys_as if parent else None
+            check_order(before, settings.deploys_as, words)
         return rounds
 
     @model_validator(mode="after")

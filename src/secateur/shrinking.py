@@ -9,7 +9,8 @@ import numpy as np
 
 from secateur.budgets import Target, shrink_within
 from secateur.errors import InputError
-from secateur.methods import make_method
+from secateur.grids import grids_of
+from secateur.methods import check_order, make_method
 from secateur.methods.base import RoundReport
 from secateur.metrics import batches
 
@@ -47,6 +48,8 @@ def shrink(
         )
     if not all(np.isfinite(batch).all() for batch in batches(sample)):
         raise InputError("the calibration sample holds values that are not finite")
+    if chosen.deploys_as is None and grids_of(model):
+        check_order("int8", None, f"{method} cannot cut this model, whose weights lie on a grid")
     if target is None:
         return chosen.shrink(model, sample)
     return shrink_within(chosen, model, sample, target)

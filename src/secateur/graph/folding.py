@@ -91,13 +91,13 @@ def _pairs(graph: Any, prefix: str) -> list[tuple[str, str]]:
         if inner is not None:
             found += _pairs(inner, f"{prefix}{node.operation.name}/")
         elif isinstance(node.operation, layers.BatchNormalization):
-            before = _layer_before(graph, calls, node)
+            before = layer_before(graph, calls, node)
             if before is not None and _is_foldable(before, node.operation):
                 found.append((prefix + before.name, prefix + node.operation.name))
     return found
 
 
-def _layer_before(graph: Any, calls: list[Any], reader: Any) -> Any | None:
+def layer_before(graph: Any, calls: list[Any], reader: Any) -> Any | None:
     """The layer that a call reads, if no other call does and both layers are called once."""
     tensor = reader.input_tensors[0]
     readers = [node for node in calls if any(tensor is one for one in node.input_tensors)]

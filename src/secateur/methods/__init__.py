@@ -13,8 +13,10 @@ from secateur.methods.code import Code
 from secateur.methods.fold import Fold
 from secateur.methods.layers import Layers
 from secateur.methods.low_rank import LowRank
+from secateur.methods.quantize import Quantize
 from secateur.methods.units import Units
 from secateur.methods.weights import Weights
+from secateur.schemes import SCHEMES
 
 METHODS: dict[str, type[Method]] = {
     "cluster": Cluster,
@@ -22,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "fold": Fold,
     "layers": Layers,
     "low_rank": LowRank,
+    "quantize": Quantize,
     "units": Units,
     "weights": Weights,
 }
@@ -81,3 +84,24 @@ def _in_place_of(
     if amount.knob in options:
         raise InputError(f"a target takes the place of {amount.knob!r}: leave {amount.knob} out")
     return {amount.knob: amount.most}
+
+
+def check_order(before: str | None, after: str | None, words: str) -> None:
+    """Refuse a round that would undo what a round before it rounded.
+
+    Args:
+        before: the scheme that the round before is deployed as, see `Method.deploys_as`.
+        after: that of the round in question.
+        words: who comes behind whom, to begin the message with.
+
+    Raises:
+        InputError: `after` does not keep the weights where `before` put them.
+    """
+    if before is None:
+        return
+    weights = SCHEMES[before].weights
+    if after is None or SCHEMES[after].weights != weights:
+        raise InputError(
+            f"{words}: weights that were rounded for {before} stay so; allowed behind it is "
+            f"quantize with another scheme of {weights} weights, and everything else before it"
+        )

@@ -74,6 +74,14 @@ class Method(ABC):
 
     amount: ClassVar[Amount | None] = None
 
+    @property
+    def deploys_as(self) -> str | None:
+        """The LiteRT scheme that the result is deployed as, which the guard then judges.
+
+        None leaves that open: the guard judges the Keras model.
+        """
+        return None
+
     @abstractmethod
     def shrink(self, model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, RoundReport]:
         """A smaller, compensated, untrained copy of a model, and what was done.

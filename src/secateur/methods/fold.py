@@ -31,23 +31,9 @@ class Fold(Method):
 
     def shrink(self, model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, RoundReport]:
         """See `Method.shrink`."""
-        from secateur.graph import fold_norms, foldable_norms
-        from secateur.norms import fold_norms_forward, forward_norms
+        from secateur.norms import fold_all_norms
 
-        folded = model
-        into: dict[str, tuple[str, ...]] = {}
-        while True:
-            # A normalization that leaves may bring the next one beside a layer that can take it.
-            backward = foldable_norms(folded)
-            if backward:
-                folded = fold_norms(folded)
-                into.update((norm, (path,)) for path, norm in backward)
-                continue
-            forward = forward_norms(folded)
-            if not forward:
-                break
-            folded = fold_norms_forward(folded)
-            into.update(forward)
+        folded, into = fold_all_norms(model)
         return folded, RoundReport(*_accounts(model, into), uncompensated=folded)
 
 

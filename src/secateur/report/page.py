@@ -19,9 +19,12 @@ from secateur.report.rows import (
     baseline_of,
     champion_of,
     controls_of,
+    files_of,
     guarded_of,
+    is_judged,
     latency_of,
     rounds_of,
+    shown_file,
     standing,
     validation_rise,
 )
@@ -116,7 +119,13 @@ def _template() -> Any:
         "word": lambda name: _WORDS.get(name, plots.MARKS[name].label),
         "plain": _plain,
     }
-    environment.globals |= {"latency_of": latency_of, "validation_rise": validation_rise}
+    environment.globals |= {
+        "files_of": files_of,
+        "is_judged": is_judged,
+        "latency_of": latency_of,
+        "shown_file": shown_file,
+        "validation_rise": validation_rise,
+    }
     return environment.get_template("page.html")
 
 

@@ -15,9 +15,11 @@ from secateur.report.rows import (
     champion_of,
     controls_of,
     guarded_of,
+    is_judged,
     largest_mse,
     latency_of,
     rounds_of,
+    shown_file,
 )
 
 _GUARD = {
@@ -42,8 +44,10 @@ def verdict(rungs: Rows, latency: Mapping[str, Any]) -> str:
             f"than the baseline and {_GUARD[champion['state']]}",
             f"{quality}, {significant(champion['test_mse_ratio'])} times the baseline's",
         ]
-    if champion["int8"]:
-        parts.append(f"{kilobytes(champion['int8']['bytes'])} KB as int8")
+    scheme = shown_file(champion)
+    if scheme is not None and (scheme == "int8" or is_judged(champion)):
+        judged = ", which the guard judged" if is_judged(champion) else ""
+        parts.append(f"{kilobytes(champion[scheme]['bytes'])} KB as {scheme}{judged}")
     speed = speed_ratio(rungs, latency)
     if speed and champion is not baseline:
         parts.append(_speed_words(speed[1], speed[0]))
@@ -52,7 +56,7 @@ def verdict(rungs: Rows, latency: Mapping[str, Any]) -> str:
 
 def speed_ratio(rungs: Rows, latency: Mapping[str, Any]) -> tuple[str, float] | None:
     """The precision compared, and the baseline's median latency over the champion's."""
-    for precision in PRECISIONS:
+    for precision in dict.fromkeys([shown_file(champion_of(rungs)) or "int8", *PRECISIONS]):
         ours = latency_of(latency, champion_of(rungs)["name"], precision)
         theirs = latency_of(latency, baseline_of(rungs)["name"], precision)
         if ours and theirs and ours["median_us"] > 0:

@@ -34,6 +34,24 @@ def controls_of(rows: Rows, kind: str) -> list[Row]:
     return [row for row in rows if row["kind"] == kind and row["test_mse"] is not None]
 
 
+def files_of(row: Row) -> list[str]:
+    """The schemes of a rung's exported files: float32, int8, and that of its own deployment."""
+    schemes = dict.fromkeys([*reversed(PRECISIONS), row["deployed"]])
+    return [scheme for scheme in schemes if scheme and row[scheme]]
+
+
+def is_judged(row: Row) -> bool:
+    """Whether the guard judged a LiteRT file of this rung, and not its Keras model."""
+    return row["deployed"] not in (None, "float32")
+
+
+def shown_file(row: Row) -> str | None:
+    """The scheme of the file that stands for a rung: the one judged, or else the smallest."""
+    if is_judged(row):
+        return str(row["deployed"])
+    return next((scheme for scheme in PRECISIONS if row[scheme]), None)
+
+
 def standing(row: Row) -> str:
     """What a row is, in one of the words that marks, badges and legends are keyed by."""
     return str(row["state"] if row["kind"] == ROUND else row["kind"])

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from secateur.masks import kernels, masks_of
+from secateur.grids import LEVELS, Axes, grids_of
+from secateur.masks import kernels, masks_of, shared_values
 from secateur.training.teaching import Lesson
 
-_MOST_SHARED = 256  # values of a clustered kernel that training keeps shared
 _CONVOLUTIONS = (
     keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D,
     keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
@@ -62,11 +62,22 @@ goes on with the step that the tally has come to."""
 
 
 class Patterns:
-    """What training must not undo: kernel entries that are zero, and kernels of few values."""
+    """What training must not undo: zeros of kernels, few values, and grids.
+
+    A kernel on a grid has the weights behind its rounded ones in a variable of its own. What moves
+    are those, by the gradients of the rounded ones (straight-through estimator, Bengio et al. 2013,
+    "Estimating or Propagating Gradients Through Stochastic Neurons").
+
+    Attributes:
+        variables: the weights behind rounded ones.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         """Read them from a model."""
         found = kernels(model)
+        self._on_grid = [(kernel, axes, tf.Variable(kernel)) for kernel, axes in grids_of(model)]
+        self.variables = [behind for _, _, behind in self._on_grid]
+        axes_of = {id(kernel): axes for kernel, axes, _ in self._on_grid}
         self._masked = [
             (found[path], tf.constant(mask, tf.as_dtype(found[path].dtype)))
             for path, mask in masks_of(model).items()
@@ -74,16 +85,29 @@ class Patterns:
         self._shared = [
             (kernel, tf.constant(numbers.ravel(), tf.int32), int(numbers.max()) + 1)
             for kernel in found.values()
-            if (numbers := _shared_values(np.asarray(kernel))) is not None
+            if (numbers := shared_values(np.asarray(kernel), axes_of.get(id(kernel)))) is not None
         ]
 
+    def adopt(self) -> None:
+        """Let the weights of the model, which somebody has set, be those behind them too."""
+        for kernel, _, behind in self._on_grid:
+            behind.assign(kernel)
+
+    def release(self) -> None:
+        """Before a step of the optimizer: the weights behind rounded ones take their place."""
+        for kernel, _, behind in self._on_grid:
+            kernel.assign(behind)
+
     def restore(self) -> None:
-        """Zeros are zero again, and entries that shared a value share their mean."""
+        """After it: entries that shared a value share their mean, zeros are zero, grids are met."""
         for kernel, number_of, values in self._shared:
             means = tf.math.unsorted_segment_mean(tf.reshape(kernel, [-1]), number_of, values)
             kernel.assign(tf.reshape(tf.gather(means, number_of), kernel.shape))
         for kernel, mask in self._masked:
             kernel.assign(kernel * mask)
+        for kernel, axes, behind in self._on_grid:
+            behind.assign(kernel)
+            kernel.assign(_rounded(kernel, axes))
 
 
 def compiled_training(
@@ -118,6 +142,7 @@ def compiled_training(
         with tf.GradientTape() as tape:
             loss, error = losses(batch)
         gradients = tape.gradient(loss, variables)
+        patterns.release()
         optimizer.apply(gradients, variables)
         patterns.restore()
         norm = tf.linalg.global_norm(gradients)
@@ -161,13 +186,8 @@ def convolves(model: keras.Model) -> bool:
     return any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
 
 
-def _shared_values(kernel: np.ndarray) -> np.ndarray | None:
-    """Which of its few values each entry of a kernel has; None if the kernel does not share any.
-
-    A kernel shares values if it has at most 256, from two on, each eight times on average.
-    """
-    values, numbers = np.unique(kernel, return_inverse=True)
-    nonzero = np.count_nonzero(values)
-    if not 2 <= nonzero <= _MOST_SHARED or 8 * nonzero > np.count_nonzero(kernel):
-        return None
-    return numbers.reshape(kernel.shape)
+def _rounded(kernel: Any, axes: Axes) -> tf.Tensor:
+    """A kernel on its channels' grids, each entry at the nearest point."""
+    values = tf.convert_to_tensor(kernel)
+    steps = tf.reduce_max(tf.abs(values), axes, keepdims=True) / LEVELS
+    return tf.round(tf.math.divide_no_nan(values, steps)) * steps

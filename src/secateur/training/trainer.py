@@ -62,7 +62,7 @@ class Trainer:
         self._steps_an_epoch = self._blocks.steps_an_epoch
         whole = self._steps_an_epoch * settings.epochs
         self._steps = min(whole, settings.steps or whole)
-        self._schedule = schedule_of(settings, self._steps_an_epoch, self._steps)
+        self._schedule = schedule_of(settings, self._steps_an_epoch, max(1, self._steps))
         self._progress: Progress | None = None
         self._steps_a_call = 1
 
@@ -135,6 +135,7 @@ class Trainer:
 
     def _try_again(self) -> None:
         self.model.set_weights(self._best_weights)
+        self._patterns.adopt()
         self._begin_attempt(self._attempt + 1, self._epoch)
         self.end_epoch()
 
@@ -270,6 +271,7 @@ class Trainer:
                 {
                     "model": [np.asarray(one) for one in self.model.variables],
                     "optimizer": [np.asarray(one) for one in self._optimizer.variables],
+                    "patterns": [np.asarray(one) for one in self._patterns.variables],
                     "best": self._best_weights,
                     "blocks_done": list(self._blocks_done),
                     "tally": list(self._tally),
@@ -291,6 +293,8 @@ class Trainer:
         for variable, value in zip(self.model.variables, arrays["model"], strict=True):
             variable.assign(value)
         for variable, value in zip(self._optimizer.variables, arrays["optimizer"], strict=True):
+            variable.assign(value)
+        for variable, value in zip(self._patterns.variables, arrays["patterns"], strict=True):
             variable.assign(value)
         self._best_weights = arrays["best"]
         self._blocks_done, self._tally = Tally(*arrays["blocks_done"]), Tally(*arrays["tally"])
