@@ -231,6 +231,16 @@ def permuted() -> Model:
     return Model(x, layers.Dense(6)(h))
 
 
+def positions() -> Model:
+    """Positions picked and mixed while units pass, and units where a wrapper has its steps."""
+    x = keras.Input((6, 4))
+    h = layers.Conv1D(6, 3, padding="same", activation="relu")(x)[:, ::2]
+    h = layers.EinsumDense("abc,bd->adc", (2, 6))(h)
+    h = layers.Reshape((4, 2))(layers.Dense(8)(layers.Dense(3)(layers.Flatten()(h))))
+    h = layers.TimeDistributed(layers.Dense(5))(h)
+    return Model(x, layers.Dense(4)(layers.LSTM(6)(h)))
+
+
 def mixed_precision() -> Model:
     x = keras.Input((12,))
     h = layers.Dense(8, "relu", dtype="mixed_bfloat16")(x)
@@ -243,6 +253,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     for function in (
         mlp, skips, convolutional, depthwise, squeeze_and_excite, sequences, volumes,
         channels_first, nested, nested_cut_through, shared, operations, einsum, attention,
-        recurrent, tokens, tiles, wrapped, normalized, permuted, mixed_precision,
+        recurrent, tokens, tiles, wrapped, normalized, permuted, positions, mixed_precision,
     )
 }  # fmt: skip

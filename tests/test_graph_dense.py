@@ -72,7 +72,7 @@ def test_reading_what_a_consumer_reads(autoencoder: keras.Model, rows: np.ndarra
     consumer = dependency_groups(autoencoder)[2].consumers[0]
     (read,) = inputs_at(autoencoder, consumer.places)(rows)
     expected = keras.Model(autoencoder.input, autoencoder.get_layer("decoder").output)
-    np.testing.assert_allclose(read, expected(rows), rtol=1e-6)
+    np.testing.assert_allclose(read, expected(rows), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ class Part:
             if visit.operation is layer.layer
         ]
         self.macs = sum(
-            found.macs[id(one.kernel)][1] * math.prod(one.kernel.shape) for one in self.layers
+            found.uses(one.kernel) * math.prod(one.kernel.shape) for one in self.layers
         )
         self.as_it_is = Option(self.macs, 0.0)
 

@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from secateur.graph.rules import RULES, kind
+from secateur.graph.rules.attention import attention_sizes
 from secateur.graph.rules.carrying import same
 from secateur.graph.rules.joining import ELEMENT_WISE_OPERATIONS
 from secateur.graph.walk import graph_of, graph_of_model, run
@@ -128,13 +129,6 @@ def _attention(node: Any, reads: list[_Buffer], writes: list[_Buffer]) -> list[_
         _Step([scores, values], [context]),
         _Step([context], writes),
     ]
-
-
-def attention_sizes(layer: Any) -> tuple[int, int, int]:
-    """An attention layer's number of query heads, and the size of a key and of a value."""
-    if isinstance(layer, layers.GroupQueryAttention):
-        return layer.num_query_heads, layer.head_dim, layer.head_dim
-    return layer.num_heads, layer.key_dim, layer.value_dim
 
 
 def _separable(node: Any, reads: list[_Buffer], writes: list[_Buffer]) -> list[_Step]:

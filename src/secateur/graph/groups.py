@@ -9,9 +9,8 @@ Skips unite the units of several producers; a Flatten gives a unit several rows 
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from secateur.errors import InputError
 from secateur.graph.code import code_atoms
+from secateur.graph.counting import Counts
 from secateur.graph.labels import Classes, compact, varying_axes
 from secateur.graph.rules import rule_of
 from secateur.graph.trace import Axis, Trace, trace
@@ -44,8 +44,6 @@ class Slice:
     """(units, k) ints: the positions along the axis that belong to each unit."""
     places: tuple[Place, ...] = ()
     """For what reads the units: the calls that do; `inputs_at` tells what they read."""
-    uses: int = 0
-    """How often a sample multiplies each element of the variable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +69,8 @@ class Group:
     normalizations: tuple[str, ...]
     """Paths of what normalizes over the units (LayerNormalization and the like): when some leave,
     the others change too, so that a cut is not the same as silencing."""
+    counts: Counts = field(repr=False)
+    """Of the whole model, by the numbers of units that stay."""
 
     @property
     def slices(self) -> tuple[Slice, ...]:
@@ -80,23 +80,14 @@ class Group:
     @property
     def unit_parameters(self) -> int:
         """Parameters that leave with one unit while all else stays."""
-        return sum(elements for elements, _ in self._taken_by_one())
+        return self.counts.parameters({}) - self.counts.parameters({self.name: self.units - 1})
 
     @property
     def unit_macs(self) -> int:
         """Multiply-accumulates a sample that leave with one unit while all else stays."""
-        return sum(elements * uses for elements, uses in self._taken_by_one())
-
-    def _taken_by_one(self) -> Iterator[tuple[int, int]]:
-        """Elements taken from each variable, which may hold the units along two axes."""
-        by_variable: dict[int, list[Slice]] = defaultdict(list)
-        for one in self.slices:
-            by_variable[id(one.variable)].append(one)
-        for slices in by_variable.values():
-            left = list(slices[0].variable.shape)
-            for one in slices:
-                left[one.axis] -= one.positions.shape[1]
-            yield math.prod(slices[0].variable.shape) - math.prod(left), slices[0].uses
+        return self.counts.macs_of_units({}) - self.counts.macs_of_units(
+            {self.name: self.units - 1}
+        )
 
 
 @dataclass
@@ -106,8 +97,9 @@ class Analysis:
     groups: tuple[Group, ...]
     trace: Trace
     classes: Classes
-    units_of: dict[str, np.ndarray] = field(default_factory=dict)
+    units_of: dict[str, np.ndarray]
     """Group's name -> (units,) class of each unit."""
+    counts: Counts
 
 
 def dependency_groups(model: keras.Model, cut_code: bool = False) -> tuple[Group, ...]:
@@ -134,12 +126,13 @@ def analyse(model: keras.Model, cut_code: bool = False) -> Analysis:
         if any(axis.role == "makes" for axis, _ in axes):
             alike[kind_of(unit, axes)].append(unit)
     names = _names([axes_of[units[0]] for units in alike.values()])
+    units_of = {name: np.array(units) for name, units in zip(names, alike.values(), strict=True)}
+    counts = Counts(model.weights, found, classes, units_of)
     groups = tuple(
-        _group(name, kind, [axes_of[unit] for unit in units], found, cut_code)
+        _group(name, kind, [axes_of[unit] for unit in units], counts, cut_code)
         for name, (kind, units) in zip(names, alike.items(), strict=True)
     )
-    units_of = {name: np.array(units) for name, units in zip(names, alike.values(), strict=True)}
-    return Analysis(groups, found, classes, units_of)
+    return Analysis(groups, found, classes, units_of, counts)
 
 
 class _Kind(NamedTuple):
@@ -149,6 +142,7 @@ class _Kind(NamedTuple):
     is_code: bool
     normalizations: tuple[str, ...]
     holds: tuple[tuple[int, int], ...]  # id of the axis, number of positions on it
+    repeats: tuple[int, ...]  # positions on each axis along which kernels repeat
 
 
 PositionsOnAxes = list[tuple[Axis, np.ndarray]]
@@ -173,6 +167,11 @@ def _kinds(
 ) -> Callable[[int, PositionsOnAxes], _Kind]:
     code = set(classes.of_atom[code_atoms(model, found)].tolist())
     normalized = [(path, set(classes.of_atom[atoms].tolist())) for path, atoms in found.normalized]
+    along = [
+        Counter(classes.of_atom[ids[ids > 0]].tolist())
+        for product in found.products
+        for ids in product.along
+    ]
 
     def kind_of(unit: int, axes: PositionsOnAxes) -> _Kind:
         return _Kind(
@@ -180,6 +179,7 @@ def _kinds(
             unit in code,
             tuple(path for path, units in normalized if unit in units),
             tuple((id(axis), len(positions)) for axis, positions in axes),
+            tuple(units[unit] for units in along),
         )
 
     return kind_of
@@ -195,11 +195,11 @@ def _names(firsts: Sequence[PositionsOnAxes]) -> list[str]:
 
 
 def _group(
-    name: str, kind: _Kind, units: Sequence[PositionsOnAxes], found: Trace, cut_code: bool
+    name: str, kind: _Kind, units: Sequence[PositionsOnAxes], counts: Counts, cut_code: bool
 ) -> Group:
     slices = {
         role: tuple(
-            _slice(axis, np.stack([unit[index][1] for unit in units]), found)
+            _slice(axis, np.stack([unit[index][1] for unit in units]))
             for index, (axis, _) in enumerate(units[0])
             if axis.role == role
         )
@@ -214,13 +214,12 @@ def _group(
         frozen=kind.reason or (CODE if kind.is_code and not cut_code else None),
         is_code=kind.is_code,
         normalizations=kind.normalizations,
+        counts=counts,
     )
 
 
-def _slice(axis: Axis, positions: np.ndarray, found: Trace) -> Slice:
-    _, uses = found.macs.get(id(axis.variable), (None, 0))
-    places = tuple(axis.places)
-    return Slice(axis.layer, axis.path, axis.variable, axis.axis, positions, places, uses)
+def _slice(axis: Axis, positions: np.ndarray) -> Slice:
+    return Slice(axis.layer, axis.path, axis.variable, axis.axis, positions, tuple(axis.places))
 
 
 def _rectangular(found: Trace) -> Classes:

@@ -23,7 +23,12 @@ class Left:
     def __init__(self, trace: Trace, stays: np.ndarray) -> None:
         self._trace = trace
         self._stays = stays
-        self.is_whole = bool(stays.all())
+        self._understood = set(trace.first_visits) - set(trace.whole)
+        self._is_whole = bool(stays.all())
+
+    def is_whole_around(self, operation: Any) -> bool:
+        """Whether an operation loses nothing: all units stay, or its own were not followed."""
+        return self._is_whole or id(operation) not in self._understood
 
     def mask(self, ids: Ids) -> np.ndarray:
         """Which elements stay, bools of the ids' shape."""
@@ -72,14 +77,14 @@ def take(values: Any, positions: dict[int, np.ndarray]) -> np.ndarray:
 
 def resized(operation: Any, left: Left) -> Config:
     """An operation's configuration for what is left around it."""
-    rule = None if left.is_whole else RESIZE.get(kind(operation))
+    rule = None if left.is_whole_around(operation) else RESIZE.get(kind(operation))
     changes = rule(operation, left.visit_of(operation), left) if rule else {}
     return {**operation.get_config(), **changes}
 
 
 def rewritten(operation: Any, left: Left, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operation's arguments for what is left of its inputs."""
-    rule = None if left.is_whole else REWRITE.get(kind(operation))
+    rule = None if left.is_whole_around(operation) else REWRITE.get(kind(operation))
     return rule(operation, left.visit_of(operation), left, args) if rule else args
 
 
@@ -212,9 +217,9 @@ def _get_item_key(_: Any, visit: Visit, left: Left, args: tuple[Any, ...]) -> tu
 
 
 def _moved_range(part: Any, stays: np.ndarray) -> Any:
-    if not isinstance(part, slice) or part == slice(None):
+    if not isinstance(part, slice) or stays.all():
         return part
-    start, stop, _ = part.indices(len(stays))
+    start, stop, _ = part.indices(len(stays))  # units are taken by whole ranges only
     return slice(int(stays[:start].sum()), int(stays[:stop].sum()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,6 +25,7 @@ class Labels:
     ids: Ids
     shape: tuple[int | None, ...]
     """The tensor's own shape."""
+    dtype: str = "float32"
 
 
 @dataclass
@@ -49,6 +51,21 @@ class Visit:
     outputs: tuple[Ids, ...]
 
 
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates of a sample in one call.
+
+    Attributes:
+        variable: each of its elements is multiplied; None where activations meet each other.
+        times: how often, in all positions.
+        along: (size,) ids of each axis of units along which that is repeated.
+    """
+
+    variable: Any | None
+    times: int
+    along: tuple[Ids, ...] = ()
+
+
 @dataclass
 class Trace:
     """All that is known about a model's units before they are grouped."""
@@ -60,7 +77,14 @@ class Trace:
     first_visits: dict[int, Visit] = field(default_factory=dict)  # by id of the operation
     tensors: dict[int, Ids] = field(default_factory=dict)  # by id of the KerasTensor
     normalized: list[tuple[str, np.ndarray]] = field(default_factory=list)  # path, atoms
-    macs: dict[int, tuple[Any, int]] = field(default_factory=dict)  # variable, uses of each element
+    products: list[Product] = field(default_factory=list)
+    uncounted: list[Call] = field(default_factory=list)  # calls that are not in `products`
+    whole: dict[int, str] = field(default_factory=dict)  # by id of the operation: why it stays so
+
+    def uses(self, variable: Any) -> int:
+        """How often a sample multiplies each element of a variable."""
+        found = (one for one in self.products if one.variable is variable)
+        return sum(one.times * math.prod(map(len, one.along)) for one in found)
 
 
 class Call:
@@ -168,11 +192,16 @@ class Call:
         """
         self._bind(name, axis, ids, "reads", part)
 
-    def multiplies(self, name: str, times: int) -> None:
-        """Say that each element of a variable is multiplied so many times a sample in this call."""
-        variable = variable_of(self.operation, name)
-        _, before = self.trace.macs.get(id(variable), (variable, 0))
-        self.trace.macs[id(variable)] = (variable, before + times * self.repeats)
+    def multiplies(self, name: str | None, times: int, *along: Ids) -> None:
+        """Say what is multiplied in this call.
+
+        Args:
+            name: of a variable, each of whose elements is; None for activations.
+            times: how often a sample does so.
+            along: (size,) ids of axes of units along which that is repeated.
+        """
+        variable = None if name is None else variable_of(self.operation, name)
+        self.trace.products.append(Product(variable, times * self.repeats, along))
 
     def _bind(self, name: str, axis: int, ids: Ids, role: Role, part: str | None) -> None:
         variable = variable_of(self.operation, name)
@@ -249,6 +278,9 @@ def trace(model: keras.Model, rule_of: Callable[[Any], Rule]) -> Trace:
     outputs = _trace_graph(found, graph, inputs, ())
     for ids in outputs:
         found.atoms.freeze(ids, "it makes the model's output", is_foremost=True)
+    for axis in found.axes.values():
+        if id(axis.layer) in found.whole:  # in another of its calls
+            found.atoms.freeze(axis.ids, found.whole[id(axis.layer)])
     return found
 
 
@@ -268,14 +300,15 @@ def _trace_graph(found: Trace, graph: Any, inputs: Sequence[Ids], path: Place) -
         for tensor, ids in zip(node.outputs, outputs, strict=True):
             found.tensors.setdefault(id(tensor), ids)
         return [
-            Labels(ids, tensor.shape) for ids, tensor in zip(outputs, node.outputs, strict=True)
+            Labels(ids, tensor.shape, tensor.dtype)
+            for ids, tensor in zip(outputs, node.outputs, strict=True)
         ]
 
     fitted = []
     for tensor, ids in zip(graph._inputs, inputs, strict=True):
         ids = _fit(found, ids, sizes(tensor.shape))
         found.atoms.unite(found.tensors.setdefault(id(tensor), ids), ids)
-        fitted.append(Labels(ids, tensor.shape))
+        fitted.append(Labels(ids, tensor.shape, tensor.dtype))
     return [labels.ids for labels in run(graph, fitted, call)]
 
 

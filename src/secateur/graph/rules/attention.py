@@ -37,6 +37,13 @@ def _grouped_query_attention(call: Call) -> list[Ids]:
     return _outputs(call, made, query_heads)
 
 
+def attention_sizes(layer: Any) -> tuple[int, int, int]:
+    """An attention layer's number of query heads, and the size of a key and of a value."""
+    if isinstance(layer, layers.GroupQueryAttention):
+        return layer.num_query_heads, layer.head_dim, layer.head_dim
+    return layer.num_heads, layer.key_dim, layer.value_dim
+
+
 def _arguments(call: Call) -> dict[str, Any]:
     bound = inspect.signature(call.operation.call).bind(*call.args, **call.kwargs).arguments
     return {name: value.ids for name, value in bound.items() if isinstance(value, Labels)}
@@ -60,6 +67,9 @@ def _attend(call: Call, arguments: dict[str, Ids], query_heads: Ids, heads: Ids)
             call.multiplies(f"{name}/kernel", ids.shape[1])
     call.reads("attention_output/kernel", 0, query_heads, part="attention_output")
     call.multiplies("attention_output/kernel", query.shape[1])
+    # Queries with keys, and scores with values.
+    _, key_size, value_size = attention_sizes(call.operation)
+    call.multiplies(None, query.shape[1] * value.shape[1] * (key_size + value_size), query_heads)
 
 
 def _outputs(call: Call, made: Ids, heads: Ids) -> list[Ids]:

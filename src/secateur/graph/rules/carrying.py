@@ -25,6 +25,8 @@ def needing(call: Call, reason: str) -> list[Ids]:
     """Freeze all inputs and outputs, and say why."""
     for ids in call.inputs:
         call.freeze(ids, reason)
+    call.trace.whole.setdefault(id(call.operation), reason)
+    call.trace.uncounted.append(call)
     fixed = call.fixed(reason)
     return [np.broadcast_to(fixed, shape) for shape in call.output_shapes]
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from secateur.graph.labels import Ids, varying_axes
-from secateur.graph.rules.carrying import channel_axis
+from secateur.graph.rules.carrying import channel_axis, unknown
 from secateur.graph.trace import Call, Rule
 
 
@@ -93,14 +93,18 @@ def einsum_letters(equation: str, rank: int) -> tuple[str, str, str]:
     return read.replace("...", spare), kernel, made.replace("...", spare)
 
 
-def _einsum_dense(call: Call) -> Ids:
+def _einsum_dense(call: Call) -> Ids | list[Ids]:
     """Units are made along the first axis that the kernel adds; axes after it are theirs."""
     ids = call.settled(call.input)
     read, kernel, made = einsum_letters(call.operation.equation, ids.ndim)
     shape = call.shape("kernel")
     lengths = {**dict(zip(kernel, shape, strict=True)), **dict(zip(read, ids.shape, strict=True))}
-    call.multiplies("kernel", math.prod(lengths.values()) // math.prod(shape))
+    if tuple(lengths[letter] for letter in made) != call.output_shape:
+        return unknown(call)  # Keras itself mistakes the shape where an ellipsis is several axes
     kept = {read[axis]: call.along(ids, axis) for axis in varying_axes(ids) if read[axis] in made}
+    outside = [units for letter, units in kept.items() if letter not in kernel]
+    repeats = math.prod(size for letter, size in lengths.items() if letter not in kernel)
+    call.multiplies("kernel", repeats // math.prod(map(len, outside)), *outside)
     for axis in varying_axes(ids):
         if read[axis] not in kernel + made:
             call.freeze(ids, f"{call.path} sums over it")
