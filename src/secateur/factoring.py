@@ -58,9 +58,7 @@ class Part:
             for visit in found.visits
             if visit.operation is layer.layer
         ]
-        self.macs = sum(
-            found.uses(one.kernel) * math.prod(one.kernel.shape) for one in self.layers
-        )
+        self.macs = sum(found.uses(one.kernel) * math.prod(one.kernel.shape) for one in self.layers)
         self.as_it_is = Option(self.macs, 0.0)
 
     @property
