@@ -67,8 +67,10 @@ class Consumer:
         self.moments = moments
         inputs = len(moments.now)
         # Where no input ever differs from zero, any damping gives a zero answer.
-        damping = ridge * np.trace(moments.now) / inputs or 1.0
-        self.inverse = np.linalg.inv(moments.now + damping * np.eye(inputs))
+        damping = np.full(inputs, ridge * np.trace(moments.now) / inputs or 1.0)
+        if linear_map.bias is not None:
+            damping[-1] = 0  # so that the bias takes over a constant exactly
+        self.inverse = np.linalg.inv(moments.now + np.diag(damping))
         self.kernel = linear_map.matrix()
         self._wanted = moments.cross @ self.kernel
         # Zeros of earlier cuts stay zero; a bias is no kernel and always alive.

@@ -124,15 +124,15 @@ def leaving(kernels: Sequence[Cells], budget: int, allocation: Allocation) -> li
     Returns:
         Per kernel (cells,) bools.
     """
-    kernels = [_with_one_that_stays(one) for one in kernels]
+    scored = [_lamp(one) for one in kernels] if allocation == "lamp" else kernels
+    kernels = [_with_one_that_stays(one) for one in scored]
     if allocation in ("global", "lamp"):
-        scored = [_lamp(one) for one in kernels] if allocation == "lamp" else kernels
         together = Cells(
-            np.concatenate([one.scores for one in scored]),
-            np.concatenate([one.sizes for one in scored]),
+            np.concatenate([one.scores for one in kernels]),
+            np.concatenate([one.sizes for one in kernels]),
             (),
         )
-        ends = np.cumsum([len(one.scores) for one in scored])[:-1]
+        ends = np.cumsum([len(one.scores) for one in kernels])[:-1]
         return np.split(_cheapest(together, budget), ends)
     alive = np.array([one.sizes.sum() for one in kernels])
     weights = alive if allocation == "uniform" else np.array([_erk(one.shape) for one in kernels])
@@ -150,13 +150,9 @@ def _with_one_that_stays(cells: Cells) -> Cells:
 def _lamp(cells: Cells) -> Cells:
     alive = np.flatnonzero(cells.sizes)
     order = alive[np.argsort(-cells.scores[alive], kind="stable")]
-    finite = np.where(np.isfinite(cells.scores), cells.scores, 0)
     scores = cells.scores.copy()
-    # Those that have to stay are part of what is left, but have no finite share of it.
-    left = np.cumsum(finite[order])
-    scores[order] = np.where(
-        np.isfinite(scores[order]), finite[order] / np.maximum(left, np.finfo(float).tiny), np.inf
-    )
+    left = np.cumsum(scores[order])
+    scores[order] /= np.maximum(left, np.finfo(float).tiny)
     return replace(cells, scores=scores)
 
 

@@ -13,9 +13,31 @@ from secateur.methods.base import Amount, Method, RoundReport
 if TYPE_CHECKING:
     import keras
 
+    from secateur.budgets import Budget
+
 Importance = Literal["obs", "magnitude", "wanda", "taylor"]
 Allocation = Literal["global", "lamp", "erk", "uniform"]
 Compensate = Literal["least_squares", "bias", "none"]
+
+
+_CORRECTIONS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _ModelCells:
+    """What the kernels of a model could lose: cells that leave as one, and what each costs.
+
+    Attributes:
+        mixing: the layers that own the kernels.
+        living: per layer, bools of its kernel's shape: what is alive.
+        sizes: per layer and map, (cells of the inputs, cells of the outputs) entries alive.
+        scores: the same: what leaving costs.
+    """
+
+    mixing: list[Any]
+    living: list[np.ndarray]
+    sizes: list[list[np.ndarray]]
+    scores: list[list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -74,13 +96,43 @@ class Weights(Method):
 
     def shrink(self, model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, RoundReport]:
         """See `Method.shrink`."""
+        return self._cut(model, sample, self._cells(model, sample), float(self.keep or 1))
+
+    def shrink_within(
+        self, model: keras.Model, sample: np.ndarray, budget: Budget
+    ) -> tuple[keras.Model, RoundReport] | None:
+        """See `Method.shrink_within`: the scores, which take longest, are counted once.
+
+        Only costs that zeros alone decide are kept so: what a repair changes is measured after it.
+        """
+        from secateur.masks import kernels
+        from secateur.sparsity import Pattern
+
+        if budget.cost != "nonzeros" or Pattern.parse(self.pattern).stay is not None:
+            return None
+        alive = sum(int(np.count_nonzero(one)) for one in kernels(model).values())
+        cells = self._cells(model, sample)
+        entries = sum(int(size.sum()) for sizes in cells.sizes for size in sizes)
+        # Biases are not cut; one that was zero may become none by the repair.
+        spare = int(budget.before) - alive
+        for _ in range(_CORRECTIONS):
+            count = max(0, int(budget.limit) - spare - (alive - entries))
+            cut, report = self._cut(model, sample, cells, (count + 0.25) / entries)
+            excess = int(budget.measure(cut) - budget.limit)
+            if excess <= 0 or count == 0:
+                break
+            spare += excess
+        return cut, report
+
+    def _cut(
+        self, model: keras.Model, sample: np.ndarray, cells: _ModelCells, keep: float
+    ) -> tuple[keras.Model, RoundReport]:
         from secateur.masks import apply_masks, kernels
-        from secateur.mixing import mixing_layers
         from secateur.saving import copy_model
 
         names = {id(kernel): path for path, kernel in kernels(model).items()}
-        mixing = [layer for layer in mixing_layers(model) if id(layer.kernel) in names]
-        masks = self._masks(model, mixing, sample)
+        mixing = cells.mixing
+        masks = self._masks(cells, keep)
         groups = []
         for layer, mask in zip(mixing, masks, strict=True):
             before = int(np.count_nonzero(np.asarray(layer.kernel)))
@@ -100,47 +152,64 @@ class Weights(Method):
             self._repair(repaired, model, sample, masks, cut[0])
         return repaired, replace(report, uncompensated=bare)
 
-    def _masks(self, model: keras.Model, mixing: list[Any], sample: np.ndarray) -> list[np.ndarray]:
-        """Per mixing layer, bools of its kernel's shape: what stays alive."""
-        from secateur.masks import alive
-        from secateur.sparsity import Cells, Pattern, budget_of, leaving
+    def _cells(self, model: keras.Model, sample: np.ndarray) -> _ModelCells:
+        """What the model's kernels could lose, and what that would cost."""
+        from secateur.masks import alive, kernels
+        from secateur.mixing import mixing_layers
+        from secateur.sparsity import Pattern
 
         pattern = Pattern.parse(self.pattern)
+        known = {id(kernel) for kernel in kernels(model).values()}
+        mixing = [layer for layer in mixing_layers(model) if id(layer.kernel) in known]
         living = [alive(layer.kernel) for layer in mixing]
-        scored, sizes = [], []
-        for layer, mask, scores in zip(
-            mixing, living, self._scores(model, mixing, sample, pattern), strict=True
-        ):
-            sizes.append([pattern.summed(mask.ravel()[one.elements]) for one in layer.maps])
-            scored.append(
-                [pattern.guarded(one, size) for one, size in zip(scores, sizes[-1], strict=True)]
-            )
-        if pattern.stay is not None:
-            left = [[(one > 0) & np.isinf(s) for one, s in zip(*both, strict=True)]
-                    for both in zip(sizes, scored, strict=True)]  # fmt: skip
+        sizes = [
+            [pattern.summed(mask.ravel()[one.elements]) for one in layer.maps]
+            for layer, mask in zip(mixing, living, strict=True)
+        ]
+        scores = [
+            [pattern.guarded(one, size) for one, size in zip(*both, strict=True)]
+            for both in zip(self._scores(model, mixing, sample, pattern), sizes, strict=True)
+        ]
+        return _ModelCells(mixing, living, sizes, scores)
+
+    def _masks(self, cells: _ModelCells, keep: float) -> list[np.ndarray]:
+        """Per mixing layer, bools of its kernel's shape: what stays alive."""
+        from secateur.sparsity import Pattern
+
+        pattern = Pattern.parse(self.pattern)
+        if pattern.stay is None:
+            left = self._left(cells, keep)
         else:
-            flat = [
-                Cells(
-                    np.concatenate([one.ravel() for one in scores]),
-                    np.concatenate([one.ravel() for one in size]),
-                    tuple(layer.kernel.shape),
-                )
-                for layer, scores, size in zip(mixing, scored, sizes, strict=True)
+            left = [
+                [(size > 0) & np.isinf(score) for size, score in zip(*both, strict=True)]
+                for both in zip(cells.sizes, cells.scores, strict=True)
             ]
-            budget = budget_of(float(self.keep or 1), sum(int(one.sizes.sum()) for one in flat))
-            gone = leaving(flat, budget, self.allocation)
-            left = []
-            for size, leaves in zip(sizes, gone, strict=True):
-                ends = np.cumsum([one.size for one in size])[:-1]
-                parts = np.split(~leaves, ends)
-                left.append([p.reshape(one.shape) for p, one in zip(parts, size, strict=True)])
         masks = []
-        for layer, mask, cells in zip(mixing, living, left, strict=True):
+        for layer, mask, parts in zip(cells.mixing, cells.living, left, strict=True):
             stays = mask.copy().ravel()
-            for one, stay in zip(layer.maps, cells, strict=True):
+            for one, stay in zip(layer.maps, parts, strict=True):
                 stays[one.elements] &= pattern.spread(stay, one.elements.shape)
             masks.append(stays.reshape(mask.shape))
         return masks
+
+    def _left(self, cells: _ModelCells, keep: float) -> list[list[np.ndarray]]:
+        """Per mixing layer and map, bools: which cells a budget leaves."""
+        from secateur.sparsity import Cells, budget_of, leaving
+
+        flat = [
+            Cells(
+                np.concatenate([one.ravel() for one in scores]),
+                np.concatenate([one.ravel() for one in sizes]),
+                tuple(layer.kernel.shape),
+            )
+            for layer, scores, sizes in zip(cells.mixing, cells.scores, cells.sizes, strict=True)
+        ]
+        budget = budget_of(keep, sum(int(one.sizes.sum()) for one in flat))
+        left = []
+        for sizes, gone in zip(cells.sizes, leaving(flat, budget, self.allocation), strict=True):
+            parts = np.split(~gone, np.cumsum([one.size for one in sizes])[:-1])
+            left.append([p.reshape(one.shape) for p, one in zip(parts, sizes, strict=True)])
+        return left
 
     def _scores(
         self, model: keras.Model, mixing: list[Any], sample: np.ndarray, pattern: Any
