@@ -82,7 +82,7 @@ def main() -> None:
         for left in arguments.left:
             limit = left * count_macs(baseline)[0]
             for way, options in WAYS.items():
-                cut = _cut(baseline, sample, answers, limit, options)
+                cut = cut_by(baseline, sample, answers, limit, options)
                 untrained = mean_squared_error(cut, test)
                 if arguments.recovery:
                     cut, _ = secateur.recover(
@@ -97,13 +97,14 @@ def main() -> None:
         _print(arguments, epochs, references, errors, macs)
 
 
-def _cut(
+def cut_by(
     model: keras.Model,
     sample: np.ndarray,
     answers: Answers,
     limit: float,
     options: dict[str, Any],
 ) -> keras.Model:
+    """A model cut by one way of `WAYS` to at most so many MACs."""
     importance = options.get("importance", "obs")
     normalize = options.get("normalize", "none")
     paths = paths_of(model, sample, answers, importance, normalize)
