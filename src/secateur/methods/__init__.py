@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import InputError
+from secateur.methods.activations import Activations
 from secateur.methods.base import Method
 from secateur.methods.cluster import Cluster
 from secateur.methods.code import Code
@@ -19,6 +20,7 @@ from secateur.methods.weights import Weights
 from secateur.schemes import SCHEMES
 
 METHODS: dict[str, type[Method]] = {
+    "activations": Activations,
     "cluster": Cluster,
     "code": Code,
     "fold": Fold,
