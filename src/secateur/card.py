@@ -71,10 +71,14 @@ def _artifacts(
 def _changes(group: Mapping[str, Any]) -> str:
     """Whatever the method counts before and after, such as `units 64 → 45`."""
     return ", ".join(
-        f"{thing.replace('_', ' ')} {before:,} → {group[f'{thing}_after']:,}"
+        f"{thing.replace('_', ' ')} {_told(before)} → {_told(group[f'{thing}_after'])}"
         for key, before in group.items()
         if (thing := key.removesuffix("_before")) != key and f"{thing}_after" in group
     )
+
+
+def _told(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a .csv or .parquet file, or - for CSV on standard output (the default)",
     )  # fmt: skip
     score.add_argument(
-        "-a", "--artifact", default="float32", metavar="NAME",
-        help="which LiteRT file to run: float32 (the default), int8",
+        "-a", "--artifact", metavar="NAME",
+        help="which LiteRT file to run: float32, int8 … (default: the one that the guard judged)",
     )  # fmt: skip
     score.add_argument(
         "-t", "--threshold", type=float, metavar="ERROR",

@@ -55,7 +55,7 @@ class Scorer:
     def __init__(
         self,
         model: str | os.PathLike[str] = paths.CHAMPION,
-        artifact: str = "float32",
+        artifact: str | None = None,
         threshold: float | None = None,
         threads: int = 1,
     ) -> None:
@@ -63,7 +63,8 @@ class Scorer:
 
         Args:
             model: the folder that the stage `champion` published.
-            artifact: which of its LiteRT files to run.
+            artifact: which of its LiteRT files to run; if None, the one that the guard judged, and
+                float32 where it judged none.
             threshold: to decide by, ≥ 0; the one stored for this artifact if None.
             threads: threads that LiteRT may use, ≥ 1.
 
@@ -75,6 +76,8 @@ class Scorer:
             raise InputError(f"threads is {threads}; allowed: 1 or more")
         files = _read(Path(model))
         stored = json.loads(files[paths.THRESHOLD])["artifacts"]
+        if artifact is None:
+            artifact = str(json.loads(files.get(paths.METRICS, b"{}")).get("deployed", "float32"))
         if artifact not in stored:
             raise InputError(f"{model} has no artifact {artifact!r}; it has {', '.join(stored)}")
         schema = json.loads(files[paths.SCHEMA.name])

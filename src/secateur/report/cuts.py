@@ -46,6 +46,8 @@ def account(group: Mapping[str, Any]) -> Account:
     if "nonzeros_before" in group:
         how = "the others set to zero"
         return Account("weights", group["nonzeros_before"], group["nonzeros_after"], how)
+    if "ns_before" in group:
+        return Account("units", group["units_before"], group["units_after"], _swapped(group))
     how = "; ".join(
         f"{thing.replace('_', ' ')} {before} → {group[f'{thing}_after']}"
         for key, before in group.items()
@@ -66,6 +68,14 @@ def _left(group: Mapping[str, Any]) -> str:
         told.append(f"{_listed(group['read_by'])} lost {_percent(group['share'])} of what it gave")
     told.append(f"{group['macs_before'] - group['macs_after']:,} MACs less")
     return "; ".join(told)
+
+
+def _swapped(group: Mapping[str, Any]) -> str:
+    return (
+        f"{group['activation_before']} → {group['activation_after']}; by the table of costs "
+        f"{group['ns_before']:g} → {group['ns_after']:g} ns a row; what reads it lost "
+        f"{_percent(group['lost'])} of what it gave"
+    )
 
 
 def _factored(group: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from secateur.report.rows import (
     baseline_of,
     champion_of,
     controls_of,
+    files_of,
     guarded_of,
     is_judged,
     largest_mse,
@@ -83,6 +84,7 @@ def remarks(
         *_about_champion(rungs),
         *_about_controls(rungs),
         *_about_exports(rungs, latency),
+        *_about_swaps(rungs, cuts, latency),
         *_about_skipped(cuts),
     ]
 
@@ -183,6 +185,27 @@ def _about_exports(rungs: Rows, latency: Mapping[str, Any]) -> list[str]:
             )
     if not any(latency["rungs"].values()):
         told.append("Latency was not measured.")
+    return told
+
+
+def _about_swaps(rungs: Rows, cuts: Mapping[str, Any], latency: Mapping[str, Any]) -> list[str]:
+    """What swapped activations did to latency, as measured and not as the table has it."""
+    told = []
+    for row in rounds_of(rungs):
+        if not any("activation_after" in group for group in cuts[row["name"]]["groups"]):
+            continue
+        changes = []
+        for scheme in files_of(row):
+            before = latency_of(latency, str(row["of"]), scheme)
+            after = latency_of(latency, row["name"], scheme)
+            if before and after and before["median_us"] > 0:
+                change = after["median_us"] / before["median_us"] - 1
+                changes.append(
+                    f"{scheme} {significant(before['median_us'])} → "
+                    f"{significant(after['median_us'])} µs ({percent(change)})"
+                )
+        measured = ", ".join(changes) or "not measured"
+        told.append(f"{row['name']} swapped activations; latency from {row['of']}: {measured}.")
     return told
 
 
