@@ -9,6 +9,7 @@ import numpy as np
 
 from secateur.budgets import Target, shrink_within
 from secateur.errors import InputError
+from secateur.graph.walk import graph_of_model
 from secateur.grids import grids_of
 from secateur.methods import check_order, make_method
 from secateur.methods.base import RoundReport
@@ -37,14 +38,20 @@ def shrink(
         The smaller model, and a report of what went and what was left alone.
 
     Raises:
-        InputError: the method, the target, an option or the sample cannot be used.
+        InputError: the model, the method, the target, an option or the sample cannot be used.
     """
     chosen = make_method(method, options, target)
-    sample = np.asarray(sample)
-    if sample.shape[1:] != tuple(model.input_shape[1:]) or not len(sample):
+    graph = graph_of_model(model)
+    if len(graph._inputs) != 1 or len(graph._outputs) != 1:
+        raise InputError(
+            f"a model to shrink has one input and one output; {model.name!r} has "
+            f"{len(graph._inputs)} and {len(graph._outputs)}"
+        )
+    sample, shape = np.asarray(sample), tuple(graph._inputs[0].shape[1:])
+    if sample.shape[1:] != shape or not len(sample):
         raise InputError(
             f"the calibration sample has the shape {sample.shape}; the model needs "
-            f"{('rows', *model.input_shape[1:])}, at least one row"
+            f"{('rows', *shape)}, at least one row"
         )
     if not all(np.isfinite(batch).all() for batch in batches(sample)):
         raise InputError("the calibration sample holds values that are not finite")
