@@ -19,10 +19,11 @@ from keras import layers
 
 from secateur.graph import inputs_at, layer_at, replace_layers
 from secateur.graph.folding import MADE, layer_before
+from secateur.graph.kinds import RECURRENT
 from secateur.graph.rules.carrying import channel_axis
 from secateur.graph.walk import Place, graph_of, graph_of_model, nodes, run
 from secateur.masks import shared_values
-from secateur.mixing import RECURRENT, MixingLayer, mixing_layers
+from secateur.mixing import MixingLayer, mixing_layers
 
 NAMES = (
     "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_swish", "hard_tanh",

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from secateur.graph.kinds import CONVOLUTIONS, SEPARABLE, TRANSPOSED
 from secateur.importance_of_weights import squared_gradients
 from secateur.metrics import batches
-from secateur.mixing import CONVOLUTIONS, SEPARABLE, TRANSPOSED, LinearMap
+from secateur.mixing import LinearMap
 
 _ROWS, _ROWS_AT_ONCE = 2048, 32
 _SIGNS = 4  # that each row is asked with: fewer leave much noise, more rows change little

@@ -28,7 +28,7 @@ import numpy as np
 import scipy.linalg
 from keras import layers
 
-from secateur.mixing import CONVOLUTIONS, TRANSPOSED
+from secateur.graph.kinds import CONVOLUTIONS, TRANSPOSED
 
 RIDGE = 1e-9
 _NOTHING = 1e-10  # a direction with less of the strongest one's variance carries none

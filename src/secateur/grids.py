@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from secateur.errors import InputError
-from secateur.mixing import RECURRENT, MixingLayer, mixing_layers
+from secateur.graph.kinds import RECURRENT
+from secateur.mixing import MixingLayer, mixing_layers
 from secateur.schemes import INT8, SCHEMES
 
 LEVELS = 127

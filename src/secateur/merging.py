@@ -10,10 +10,11 @@ from keras import layers
 
 from secateur.graph import layer_at, replace_layers
 from secateur.graph.folding import _scale_and_shift
+from secateur.graph.kinds import CONVOLUTIONS
 from secateur.graph.neighbours import LinearPair
 from secateur.graph.rules.carrying import channel_axis
 from secateur.masks import alive
-from secateur.mixing import CONVOLUTIONS, linear_maps
+from secateur.mixing import linear_maps
 from secateur.norms import _pads_nothing
 
 

@@ -26,18 +26,19 @@ import numpy as np
 from keras import layers
 
 from secateur.graph import inputs_at
+from secateur.graph.kinds import (
+    ATTENTION,
+    CONVOLUTIONS,
+    DEPTHWISE,
+    RECURRENT,
+    SEPARABLE,
+    TRANSPOSED,
+)
 from secateur.graph.rules import rule_of
 from secateur.graph.rules.mixing import einsum_letters
 from secateur.graph.trace import trace
 from secateur.graph.walk import Place
 from secateur.metrics import batches
-
-CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
-RECURRENT = (layers.SimpleRNN, layers.GRU, layers.LSTM)
-ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
 
 POSITIONS = 2**16  # rows that are taken of a sample where one row of it gives many
 _CHUNK_BYTES = 2**25

@@ -14,14 +14,11 @@ from keras import layers
 
 from secateur.graph import fold_norms, foldable_norms, layer_at, replace_layers
 from secateur.graph.folding import _numbers, _scale_and_shift
+from secateur.graph.kinds import CONVOLVING, DEPTHWISE, SEPARABLE, TRANSPOSED
 from secateur.graph.rules.carrying import channel_axis
 from secateur.graph.walk import graph_of, graph_of_model, nodes
 
-_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
-_READERS = (layers.Dense, *_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE)
+_READERS = (layers.Dense, *CONVOLVING)
 
 # They move or copy elements, and do nothing else in inference.
 _MOVERS = (
@@ -185,7 +182,7 @@ def _pads_nothing(layer: Any) -> bool:
     """Whether the kernel meets values of its input alone, everywhere: no zeros of a padding."""
     if isinstance(layer, layers.Dense):
         return True
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TRANSPOSED):
         return set(layer.kernel_size) == {1} == set(layer.strides)
     return layer.padding == "valid" or set(layer.kernel_size) == {1}
 
@@ -193,7 +190,7 @@ def _pads_nothing(layer: Any) -> bool:
 def _absorb(layer: Any, folded: Any, scale: np.ndarray, shift: np.ndarray) -> None:
     """Give the folded layer a layer's kernel and bias, for an input that is scaled and shifted."""
     bias = _numbers(layer.bias) if layer.use_bias else 0.0
-    if isinstance(layer, _SEPARABLE):
+    if isinstance(layer, SEPARABLE):
         depthwise, pointwise = _numbers(layer.depthwise_kernel), _numbers(layer.pointwise_kernel)
         folded.depthwise_kernel.assign(depthwise * scale[:, None])
         folded.pointwise_kernel.assign(pointwise)
@@ -201,10 +198,10 @@ def _absorb(layer: Any, folded: Any, scale: np.ndarray, shift: np.ndarray) -> No
     else:
         kernel = _numbers(layer.kernel)
         # Kernels end in (in, out); those of transposed convolutions in (out, in).
-        axis = (1, -1) if isinstance(layer, _TRANSPOSED) else (-1, 1)
+        axis = (1, -1) if isinstance(layer, TRANSPOSED) else (-1, 1)
         folded.kernel.assign(kernel * scale.reshape(axis))
         given = _summed(kernel * shift.reshape(axis))
-        if not isinstance(layer, _DEPTHWISE):
+        if not isinstance(layer, DEPTHWISE):
             given = given.sum(axis=axis.index(-1))
     folded.bias.assign(bias + given.ravel())
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from secateur.graph.kinds import RECURRENT
 from secateur.graph.rules import RULES, kind
 from secateur.graph.rules.attention import attention_sizes
 from secateur.graph.rules.carrying import same
@@ -170,5 +171,5 @@ _VIEWS: frozenset[type | str] = frozenset(
 _INSIDE: dict[type, Callable[[Any, list[_Buffer], list[_Buffer]], list[_Step]]] = {
     **dict.fromkeys([layers.MultiHeadAttention, layers.GroupQueryAttention], _attention),
     **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], _separable),
-    **dict.fromkeys([layers.SimpleRNN, layers.GRU, layers.LSTM], _recurrent),
+    **dict.fromkeys(RECURRENT, _recurrent),
 }

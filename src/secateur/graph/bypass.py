@@ -18,6 +18,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from secateur.graph.kinds import DEPTHWISE, RECURRENT
 from secateur.graph.neighbours import PLAIN, call_counts, readers_of
 from secateur.graph.rules import RULES, carrying, joining, kind
 from secateur.graph.walk import graph_of, graph_of_model, nodes
@@ -28,8 +29,6 @@ NORMS = (
     layers.RMSNormalization,
     layers.GroupNormalization,
 )
-RECURRENT = (layers.SimpleRNN, layers.GRU, layers.LSTM)
-DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 MIXING = (
     *PLAIN,
     *RECURRENT,

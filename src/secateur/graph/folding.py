@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from secateur.graph.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
 from secateur.graph.rebuild import replace_layers
 from secateur.graph.rules.carrying import channel_axis
 from secateur.graph.walk import graph_of, graph_of_model, layer_at, nodes
@@ -15,11 +16,9 @@ from secateur.graph.walk import graph_of, graph_of_model, layer_at, nodes
 # Where the units are that each of these layers makes: its kernel, and the kernel's axes of them.
 MADE: dict[type, tuple[str, tuple[int, ...]]] = {
     layers.Dense: ("kernel", (-1,)),
-    **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], ("kernel", (-1,))),
-    **dict.fromkeys(
-        [layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], ("kernel", (-2,))
-    ),
-    **dict.fromkeys([layers.DepthwiseConv1D, layers.DepthwiseConv2D], ("kernel", (-2, -1))),
+    **dict.fromkeys(CONVOLUTIONS, ("kernel", (-1,))),
+    **dict.fromkeys(TRANSPOSED, ("kernel", (-2,))),
+    **dict.fromkeys(DEPTHWISE, ("kernel", (-2, -1))),
     **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], ("pointwise_kernel", (-1,))),
 }
 

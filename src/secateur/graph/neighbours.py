@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
+from secateur.graph.kinds import CONVOLUTIONS, TRANSPOSED
 from secateur.graph.walk import graph_of, graph_of_model, nodes
 
 # In inference they give what they read.
@@ -23,15 +24,7 @@ IDLE = (
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
 )
-PLAIN = (
-    layers.Dense,
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
-)
+PLAIN = (layers.Dense, *CONVOLUTIONS, *TRANSPOSED)
 
 
 class LinearPair(NamedTuple):

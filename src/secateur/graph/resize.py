@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from secateur.graph.kinds import CONVOLUTIONS, RECURRENT, TRANSPOSED
 from secateur.graph.labels import Ids
 from secateur.graph.rules import kind
 from secateur.graph.rules.moving import slices_of
@@ -247,11 +248,9 @@ RESIZE: dict[type | str, Callable[[Any, Visit, Left], Config]] = {
     "Reshape": _reshape_operation,
     "Slice": _slice,
     "Split": _split,
-    **dict.fromkeys([layers.SimpleRNN, layers.GRU, layers.LSTM], _recurrent),
-    **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], _conv),
-    **dict.fromkeys(
-        [layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], _conv_transpose
-    ),
+    **dict.fromkeys(RECURRENT, _recurrent),
+    **dict.fromkeys(CONVOLUTIONS, _conv),
+    **dict.fromkeys(TRANSPOSED, _conv_transpose),
     **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], _separable_conv),
 }
 

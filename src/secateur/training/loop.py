@@ -14,16 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from secateur.graph.kinds import CONVOLVING
 from secateur.grids import LEVELS, Axes, grids_of
 from secateur.masks import kernels, masks_of, shared_values
 from secateur.training.teaching import Lesson
-
-_CONVOLUTIONS = (
-    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
-)  # fmt: skip
 
 
 class Tally(NamedTuple):
@@ -183,7 +177,7 @@ def compiled_error_sum(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], t
 
 def convolves(model: keras.Model) -> bool:
     """Whether there is a convolution in a model, at any depth."""
-    return any(isinstance(layer, _CONVOLUTIONS) for layer in model._flatten_layers())
+    return any(isinstance(layer, CONVOLVING) for layer in model._flatten_layers())
 
 
 def _rounded(kernel: Any, axes: Axes) -> tf.Tensor:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from secateur.errors import InputError
 from secateur.graph import calls_noted, with_code
+from secateur.graph.kinds import CONVOLVING
 from secateur.masks import masked_least_squares
 from secateur.settings import Match
 
@@ -26,13 +27,7 @@ _POSITIONS = 65536
 Views = Callable[[Any, bool], tuple[Any, list[Any]]]
 """From a batch, and whether to train, to a model's output and what of it is to be matched."""
 
-_READERS = (
-    keras.layers.Dense, keras.layers.EinsumDense,
-    keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
-    keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D, keras.layers.SeparableConv2D,
-)  # fmt: skip
+_READERS = (keras.layers.Dense, keras.layers.EinsumDense, *CONVOLVING)
 
 
 class _Pair(NamedTuple):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from keras import layers
 
+from secateur.graph.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
 from secateur.graph.labels import Ids, varying_axes
 from secateur.graph.rules.carrying import channel_axis, unknown
 from secateur.graph.trace import Call, Rule
@@ -137,10 +138,8 @@ RULES: dict[type | str, Rule] = {
     layers.Dense: dense,
     layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
-    **dict.fromkeys([layers.Conv1D, layers.Conv2D, layers.Conv3D], _conv),
-    **dict.fromkeys(
-        [layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose], _conv_transpose
-    ),
-    **dict.fromkeys([layers.DepthwiseConv1D, layers.DepthwiseConv2D], _depthwise_conv),
+    **dict.fromkeys(CONVOLUTIONS, _conv),
+    **dict.fromkeys(TRANSPOSED, _conv_transpose),
+    **dict.fromkeys(DEPTHWISE, _depthwise_conv),
     **dict.fromkeys([layers.SeparableConv1D, layers.SeparableConv2D], _separable_conv),
 }
