@@ -33,7 +33,7 @@ from secateur import paths
 from secateur.errors import InputError
 from tasks import overrides as overriding
 from tasks.children import BodyError, Children, StoppedError, parse_command
-from tasks.monitoring import Monitor, StageResult, told_state, verdict
+from tasks.monitoring import AnyLogger, Monitor, StageResult, told_state, verdict
 from tasks.versioning import Outcome, Stage, VersioningError, Workspace, WorkspaceBusyError
 
 WORKERS = 2
@@ -78,11 +78,7 @@ def compress(
             settings is not tried again
         pull: Get what other machines pushed to DVC's remote instead of running it here
     """
-    if runtime.deployment.id:
-        end_with_starter()
-    logger = get_run_logger()
-    for name in ("task_runs", "flow_runs", "engine"):
-        logging.getLogger(f"prefect.{name}").addFilter(tells_something)
+    logger = begin()
     try:
         if dry_run:
             text = "\n".join(rehearse(overrides, target, force))
@@ -163,7 +159,8 @@ def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> Sta
     )
 
 
-def _worth_another_try(_: Any, __: Any, state: State[Any]) -> bool:
+def worth_another_try(_: Any, __: Any, state: State[Any]) -> bool:
+    """Whether a task failed for a reason that may pass: a mistake in what was given does not."""
     return state.is_failed() and state.name != REFUSED
 
 
@@ -171,7 +168,7 @@ def _worth_another_try(_: Any, __: Any, state: State[Any]) -> bool:
     task_run_name="{name}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retry_condition_fn=_worth_another_try,
+    retry_condition_fn=worth_another_try,
 )
 def bring_up_to_date(
     name: str,
@@ -344,7 +341,16 @@ def _put(arrived: queue.SimpleQueue[str], name: str, _: PrefectFuture[Any]) -> N
     arrived.put(name)
 
 
-def tells_something(record: logging.LogRecord) -> bool:
+def begin() -> AnyLogger:
+    """What every flow here does first; returns the run's logger."""
+    if runtime.deployment.id:
+        end_with_starter()
+    for name in ("task_runs", "flow_runs", "engine"):
+        logging.getLogger(f"prefect.{name}").addFilter(_tells_something)
+    return get_run_logger()
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
     """False for what Prefect says beside a failed state: the same, and a traceback of nothing."""
     kind, *_ = record.exc_info or (Exception,)
     return kind is not None and not issubclass(kind, FailedRun | CancelledRun)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +18,8 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.compress import MISTAKE, REFUSED, WORKERS, exit_code, tells_something
+from flows.compress import MISTAKE, REFUSED, WORKERS, begin, exit_code, worth_another_try
 from flows.compress import compress as compress_flow
-from flows.leash import end_with_starter
 from flows.server import ServerWatch
 from secateur.errors import InputError
 from secateur.settings import DriftSettings
@@ -70,11 +68,7 @@ def refresh(
         workers: Stages that may run side by side
         retries: How often to try again what failed for a reason that may pass
     """
-    if runtime.deployment.id:
-        end_with_starter()
-    logger = get_run_logger()
-    for name in ("task_runs", "flow_runs", "engine"):
-        logging.getLogger(f"prefect.{name}").addFilter(tells_something)
+    logger = begin()
     try:
         with ServerWatch(logger) as server:
             monitor = Monitor(logger, lambda: server.gone)
@@ -158,15 +152,11 @@ def take(name: str, work: Callable[[], Any], retries: int = 0) -> Any:
     return state.result()
 
 
-def _may_pass(_: Any, __: Any, state: State[Any]) -> bool:
-    return state.is_failed() and state.name != REFUSED
-
-
 @task(
     task_run_name="{name}",
     cache_policy=NO_CACHE,
     persist_result=False,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=worth_another_try,
     retry_delay_seconds=SECONDS_BEFORE_RETRY,
 )
 def step(name: str, work: Callable[[], Any]) -> Any:

@@ -22,17 +22,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from flows.compress import MISTAKE, REFUSED, WORKERS, begin, exit_code
 from flows.leash import end_with_starter
-from flows.server import use_server
 from secateur.errors import InputError
 from secateur.settings import load_settings
 from tasks import overrides as overriding
 from tasks import study as studies
-from tasks.command import MISTAKE
 
 Engine = Literal["threads", "processes", "dask", "ray"]
-WORKERS = 2
-REFUSED = "Refused"
 
 
 def run_name() -> str:
@@ -67,7 +64,7 @@ def study(
     """
     if runtime.deployment.id:
         end_with_starter()
-    logger = get_run_logger()
+    logger = begin()
     try:
         choices = checked_choices(vary, trials)
         runner = task_runner(engine, workers, address)
@@ -289,16 +286,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except (InputError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return MISTAKE
-    use_server()
-    state = study(
-        vary, seeds, asked.trials, asked.engine, asked.workers, asked.address, asked.write_best,
-        return_state=True,
-    )  # fmt: skip
-    if state.is_completed():
-        sys.stdout.write(f"{state.message}\n")
-        return 0
-    sys.stderr.write(f"error: {state.message}\n")
-    return MISTAKE if state.name == REFUSED else 1
+
+    def run() -> State[Any]:
+        state: State[Any] = study(
+            vary, seeds, asked.trials, asked.engine, asked.workers, asked.address,
+            asked.write_best, return_state=True,
+        )  # fmt: skip
+        if state.is_completed():
+            sys.stdout.write(f"{state.message}\n")
+        return state
+
+    return exit_code(run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -55,7 +55,7 @@ def run() -> None:
             checkpoint=checkpoint,
             **wanted.training.model_dump(),
         )
-        if history.gave_up and history.best_epoch == 0:
+        if history.learned_nothing:
             raise InputError(
                 f"the baseline could not be trained: {history.setbacks[-1].reason}, in all "
                 f"{len(history.setbacks)} attempts, the last with a learning rate of "

@@ -38,7 +38,7 @@ def run(rung: str) -> None:
             checkpoint=checkpoint,
             **settings.baseline.training.model_dump(),
         )
-        if history.gave_up and history.best_epoch == 0:
+        if history.learned_nothing:
             _publish(rung, None, f"training went badly: {history.setbacks[-1].reason}")
         else:
             _publish(rung, (model, history))

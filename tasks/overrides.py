@@ -54,7 +54,7 @@ def overridden(overrides: Overrides, path: Path = paths.SETTINGS) -> str:
 
 def write(text: str, path: Path = paths.SETTINGS) -> None:
     """Replace the settings file, which is seen old or new but never in between."""
-    if path.read_text() == text:
+    if path.exists() and path.read_text() == text:
         return
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(text)

@@ -18,8 +18,8 @@ import secateur
 from secateur import paths
 from secateur.errors import InputError
 from secateur.settings import Settings, load_settings
-from tasks.overrides import overridden
-from tasks.trial import BASE, OUTCOME
+from tasks.overrides import overridden, write
+from tasks.trial import BASE, OUTCOME, point
 
 if TYPE_CHECKING:
     import optuna
@@ -59,7 +59,10 @@ class Space:
                 f"{', '.join(ranges)}: a range needs a number of trials to sample; allowed "
                 "without one: a list of values"
             )
-        return [dict(zip(self.vary, some, strict=True)) for some in _product(self.vary.values())]
+        return [
+            dict(zip(self.vary, some, strict=True))
+            for some in itertools.product(*self.vary.values())
+        ]
 
     def first(self) -> Choice:
         """Any one ladder."""
@@ -113,12 +116,10 @@ def lay_out(choice: Choice, seed: int) -> Path:
     folder = STUDIES / "trials" / _key(origin, content)
     for one in (base, folder):
         one.mkdir(parents=True, exist_ok=True)
-        draft = one / f".{paths.SETTINGS}.draft"
-        draft.write_text(text)
-        draft.replace(one / paths.SETTINGS)
-    _point(folder / BASE, base)
+        write(text, one / paths.SETTINGS)
+    point(folder / BASE, base)
     if not data.is_absolute():
-        _point(base / data, data)
+        point(base / data, data)
     return folder
 
 
@@ -183,10 +184,6 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _product(values: Iterable[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
-    return itertools.product(*values)
-
-
 def _suggest(trial: optuna.Trial, place: str, values: Any) -> Any:
     if isinstance(values, list):
         return json.loads(trial.suggest_categorical(place, [json.dumps(one) for one in values]))
@@ -234,9 +231,3 @@ def _md5_of_files(top: Path, pattern: str = "*") -> str:
         with path.open("rb") as file:
             sums.append([str(path), hashlib.file_digest(file, "md5").hexdigest()])
     return _key(sums)
-
-
-def _point(link: Path, target: Path) -> None:
-    if not link.is_symlink():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target.resolve())

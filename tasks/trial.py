@@ -35,7 +35,7 @@ def run(folder: str) -> None:
         with _inside(Path(BASE)), _alone(Path("base.lock")):
             _make_base()
         for shared in (paths.PREPARED, paths.rung_folder(BASELINE), paths.DECISIONS / BASELINE):
-            _link(shared, Path(BASE) / shared)
+            point(shared, Path(BASE) / shared)
         settings = load_settings()
         plan.run()
         for rung in settings.rounds:
@@ -105,7 +105,8 @@ def _inside(folder: Path) -> Iterator[None]:
         os.chdir(outside)
 
 
-def _link(link: Path, target: Path) -> None:
+def point(link: Path, target: Path) -> None:
+    """Make a link to a file or folder, if there is none yet."""
     if not link.is_symlink():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target.resolve())

@@ -7,10 +7,11 @@ saying so, and as little less as the method's steps allow.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,20 @@ INT8_BYTES_A_CHANNEL = 16
 _ATTEMPTS, _CORRECTIONS = 24, 4
 
 
-def int8_bytes(model: keras.Model, sample: np.ndarray) -> int:
-    """The size of the model's int8 LiteRT file; takes a conversion, seconds."""
+@contextlib.contextmanager
+def _int8_file(model: keras.Model, sample: np.ndarray) -> Iterator[Path]:
+    """The model's int8 LiteRT file, for as long as the context lasts."""
     from secateur.export import calibration_sample, export_int8
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "int8.tflite")
         export_int8(model, path, np.asarray(calibration_sample(sample, _EXPORT_ROWS), np.float32))
+        yield path
+
+
+def int8_bytes(model: keras.Model, sample: np.ndarray) -> int:
+    """The size of the model's int8 LiteRT file; takes a conversion, seconds."""
+    with _int8_file(model, sample) as path:
         return path.stat().st_size
 
 
@@ -54,12 +62,9 @@ def latency_us(model: keras.Model, sample: np.ndarray) -> float:
 
     It is measured, so that a cut that is chosen by it is not reproducible to the byte.
     """
-    from secateur.export import calibration_sample, export_int8
     from secateur.latency import measure_latency
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch, "int8.tflite")
-        export_int8(model, path, np.asarray(calibration_sample(sample, _EXPORT_ROWS), np.float32))
+    with _int8_file(model, sample) as path:
         return measure_latency(path, **_LATENCY).median_us
 
 

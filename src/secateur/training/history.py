@@ -53,6 +53,11 @@ class History:
         """How many epochs count."""
         return len(self.table) - 1
 
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether all attempts ended badly and left the model as it came."""
+        return self.gave_up and self.best_epoch == 0
+
     def summary(self) -> dict[str, Any]:
         """All but the table, as plain JSON."""
         return {
