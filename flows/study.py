@@ -23,7 +23,6 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from flows.compress import MISTAKE, REFUSED, WORKERS, begin, exit_code
-from flows.leash import end_with_starter
 from secateur.errors import InputError
 from secateur.settings import load_settings
 from tasks import overrides as overriding
@@ -62,8 +61,6 @@ def study(
         address: Of a Dask or Ray cluster that is there already; its workers must see this folder
         write_best: Write the best ladder's values into params.yaml
     """
-    if runtime.deployment.id:
-        end_with_starter()
     logger = begin()
     try:
         choices = checked_choices(vary, trials)

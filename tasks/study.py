@@ -17,7 +17,7 @@ from ruamel.yaml import YAML, YAMLError
 import secateur
 from secateur import paths
 from secateur.errors import InputError
-from secateur.settings import Settings, load_settings
+from secateur.settings import Settings, load_settings, parse_settings
 from tasks.overrides import overridden, write
 from tasks.trial import BASE, OUTCOME, point
 
@@ -109,8 +109,8 @@ def lay_out(choice: Choice, seed: int) -> Path:
     """
     text = overridden({**_spread(choice), "seed": seed})
     content = YAML(typ="safe").load(text)
+    data = parse_settings(content, paths.SETTINGS).data.path
     shaping = [seed, content.get("data"), content.get("baseline")]
-    data = load_settings().data.path
     origin = [_md5_of_code(), _md5_of_files(data)]
     base = STUDIES / "bases" / _key(origin, shaping)
     folder = STUDIES / "trials" / _key(origin, content)

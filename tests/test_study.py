@@ -99,6 +99,12 @@ def test_a_trial_on_other_data_is_another(workspace):
     assert lay_out({KEEP: 0.5}, 0) != before
 
 
+def test_a_trial_sees_the_data_that_its_settings_name(workspace):
+    (workspace / "data/more").mkdir()
+    folder = lay_out({"data.path": "data/more"}, 0)
+    assert (folder / "base/data/more").resolve() == (workspace / "data/more").resolve()
+
+
 def test_settings_that_do_not_exist_are_refused(workspace):
     with pytest.raises(InputError, match=r"guard\.tolerence: unknown key"):
         lay_out({"guard.tolerence": 0.1}, 0)
