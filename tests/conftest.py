@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole pipelines go first: begun last, they would keep one core busy while the other waits."""
+    items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
+
 @pytest.fixture(scope="session")
 def digits() -> np.ndarray:
     """(1797, 64) float32 in [0, 1], in a fixed random order."""

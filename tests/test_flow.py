@@ -107,7 +107,7 @@ def lock(folder: Path) -> str:
 
 
 def test_second_run_and_dvc_repro_have_nothing_to_do(
-    toy: Path, prefect_home: dict[str, str], tmp_path: Path
+    toy: Path, prefect_home: dict[str, str], server: dict[str, str], tmp_path: Path
 ) -> None:
     first = flow(toy, **prefect_home)
     assert first.returncode == 0, first.stderr
@@ -117,7 +117,7 @@ def test_second_run_and_dvc_repro_have_nothing_to_do(
     assert run(["dvc", "repro"], toy).stdout.count("didn't change, skipping") == 5
 
     (toy / "stubs/tensorflow.imported").unlink()
-    second = flow(toy, **prefect_home)
+    second = flow(toy, **server)
     assert second.returncode == 0, second.stderr
     assert ran(toy) == set()
     assert second.stderr.count("Finished in state Cached") == 5 + 1  # the stages and the flow

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 
@@ -67,32 +68,39 @@ def test_training_stops_when_patience_ends(trained, train, validation):
     assert history.epochs == history.best_epoch + 3
 
 
+def digests_of_training(rows: str) -> list[str]:
+    """Of the weights of a network that XLA compiles, and of one that convolves."""
+    given = np.load(rows)
+    keras.utils.set_random_seed(0)
+    convolving = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Reshape((8, 8, 1)),
+            keras.layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Conv2DTranspose(1, 3, strides=2, padding="same"),
+            keras.layers.Flatten(),
+        ]
+    )
+    digests = []
+    for untrained in (dense(64, (16,), 8), convolving):
+        model, _ = recover(untrained, given["train"], given["validation"], epochs=2, seed=4)
+        digests.append(weights_digest(model))
+    return digests
+
+
 def test_a_seed_gives_the_same_weights_in_another_process(train, validation, tmp_path):
-    """For networks that XLA compiles, and for those that convolve."""
-    np.savez(tmp_path / "rows.npz", train=train, validation=validation)
-    code = """
-import sys, hashlib, keras, numpy as np
-from keras import layers
-from secateur.autoencoders import dense
-from secateur.recovery import recover
-rows = np.load(sys.argv[1])
-keras.utils.set_random_seed(0)
-convolving = keras.Sequential([
-    keras.Input((64,)), layers.Reshape((8, 8, 1)),
-    layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
-    layers.BatchNormalization(),
-    layers.Conv2DTranspose(1, 3, strides=2, padding="same"), layers.Flatten(),
-])
-for untrained in (dense(64, (16,), 8), convolving):
-    model, _ = recover(untrained, rows["train"], rows["validation"], epochs=2, seed=4)
-    print(hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
-"""
-    command = [sys.executable, "-c", code, str(tmp_path / "rows.npz")]
-    digests = {
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        for _ in range(2)
-    }
-    assert len(digests) == 1
+    rows = str(tmp_path / "rows.npz")
+    np.savez(rows, train=train, validation=validation)
+    code = "import sys, tests.test_recovery as t; print(t.digests_of_training(sys.argv[1]))"
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code, rows],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert elsewhere.stdout.strip() == str(digests_of_training(rows))
 
 
 def test_the_network_alone_chooses_the_compiler(untrained):
