@@ -8,12 +8,13 @@ from typing import Any
 import keras
 
 from secateur import paths
-from secateur.autoencoders import AUTOENCODERS
+from secateur.autoencoders import AUTOENCODERS, on_rows
 from secateur.errors import InputError
 from secateur.methods.base import RoundReport
 from secateur.recovery import recover
+from secateur.saving import load
 from secateur.schemes import FLOAT32
-from secateur.settings import BASELINE, load_settings
+from secateur.settings import BASELINE, PRETRAINED, BaselineSettings, load_settings
 from secateur.sources.prepared import load_rows
 from tasks.command import main
 from tasks.rung import check_guard, resumable, write_rung
@@ -22,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 
 def run() -> None:
-    """Train the baseline and leave it as the first rung, accepted by definition."""
+    """Train the baseline, or take what was trained, and leave it as the first rung.
+
+    It is accepted by definition.
+    """
     settings = load_settings()
     check_guard(settings)
     wanted = settings.baseline
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     keras.utils.set_random_seed(settings.seed)
-    untrained = AUTOENCODERS[wanted.architecture](
-        train.shape[1],
-        wanted.widths,
-        wanted.code,
-        wanted.activation,
-        wanted.code_activation,
-        wanted.output_activation,
-    )
+    features = train.shape[1]
+    if wanted.architecture == PRETRAINED:
+        start, training = _pretrained(features), wanted.training.model_copy(update={"epochs": 0})
+    else:
+        start, training = _untrained(wanted, features), wanted.training
     metrics: dict[str, Any] = {
         "rung": BASELINE,
         "parent": None,
@@ -47,13 +48,13 @@ def run() -> None:
     }
     with resumable(BASELINE) as checkpoint:
         model, history = recover(
-            untrained,
+            start,
             train,
             validation,
             seed=settings.seed,
             name=BASELINE,
             checkpoint=checkpoint,
-            **wanted.training.model_dump(),
+            **training.model_dump(),
         )
         if history.learned_nothing:
             raise InputError(
@@ -69,6 +70,24 @@ def run() -> None:
             paths.write_json(folder / paths.DECISION, decision)
             paths.write_json(folder / paths.VERDICT, {"rung": BASELINE, "state": "baseline"})
     logger.info("baseline: validation MSE %.5g", history.validation_loss)
+
+
+def _untrained(wanted: BaselineSettings, features: int) -> keras.Model:
+    make = AUTOENCODERS[wanted.architecture]
+    shape = wanted.shape or (features,)
+    activations = wanted.activation, wanted.code_activation, wanted.output_activation
+    return on_rows(make(shape, wanted.widths, wanted.code, *activations), features)
+
+
+def _pretrained(features: int) -> keras.Model:
+    found = [one for one in paths.PRETRAINED.glob("*") if one.suffix in (".keras", ".h5")]
+    if len(found) != 1:
+        names = ", ".join(sorted(one.name for one in found)) or "none"
+        raise InputError(
+            f"baseline.architecture is {PRETRAINED}, and {paths.PRETRAINED} holds these models: "
+            f"{names}; allowed: one .keras or .h5 file"
+        )
+    return on_rows(load(found[0]), features)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pandas as pd
 from secateur import paths
 from secateur.costs import costs
 from secateur.evaluation import PCAControl, Reconstruct, measure_errors, score
+from secateur.graph.code import code_width
 from secateur.litert import LiteRTModel
 from secateur.metrics import reconstruct
 from secateur.saving import load
@@ -121,7 +122,8 @@ def _from_scratch(
 
 def _pca(settings: Settings, test: TestData) -> dict[str, Any]:
     train = np.load(paths.TRAIN / paths.ROWS, mmap_mode="r")
-    pca = PCAControl(train, settings.baseline.code, settings.seed)
+    code = code_width(load(paths.EXPORTS / BASELINE / paths.MODEL))
+    pca = PCAControl(train, code, settings.seed)
     return (
         _control(f"PCA {pca.code}", "pca", BASELINE)
         | {name: getattr(pca, name) for name in _COUNTED}

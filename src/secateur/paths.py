@@ -20,6 +20,8 @@ SETTINGS = Path("params.yaml")
 SCRATCH = Path(".scratch")
 FLOW_RUN = SCRATCH / "flow_run"  # the id of the run at work here
 
+PRETRAINED = Path("data/pretrained")  # one trained model that somebody put there
+
 # Prepared data, one folder a split, so that a stage's deps say which splits it may read.
 PREPARED = Path("data/prepared")
 TRAIN = PREPARED / "train"

@@ -45,6 +45,7 @@ LABELLED_METRICS = ("auc", "partial_auc")
 LEAST_ANOMALIES = 20  # fewer say next to nothing of those they are drawn from
 
 BASELINE = "baseline"
+PRETRAINED = "pretrained"
 # Folders beside the rungs' own in models/.
 _TAKEN = {
     folder.name
@@ -138,14 +139,29 @@ class RecoverySettings(TeachingSettings, TrainingSettings):
 class BaselineSettings(_Section):
     """The autoencoder that is to be shrunk."""
 
-    architecture: Literal["dense"] = "dense"
+    architecture: Literal["dense", "conv", "pretrained"] = "dense"
+    """`pretrained`: the one model in `data/pretrained/`, as it is; then `training` is for networks
+    from scratch alone, and what follows here up to it for nothing."""
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """`conv`: of a row, (steps, channels) or (height, width, channels)."""
     widths: tuple[Annotated[int, Field(ge=1)], ...] = (64, 32)
-    """Units of the encoder's hidden layers; the decoder mirrors them."""
+    """Units or filters of the encoder's hidden layers; the decoder mirrors them."""
     code: int = Field(16, ge=1)
     activation: Activation = "relu"
     code_activation: Activation = "linear"
     output_activation: Activation = "linear"
     training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _has_its_shape(self) -> BaselineSettings:
+        if self.architecture == "conv" and len(self.shape or ()) not in (2, 3):
+            raise ValueError(
+                "conv needs the shape of a row: [steps, channels] or [height, width, channels], "
+                f"got {self.shape and list(self.shape)}"
+            )
+        if self.architecture != "conv" and self.shape is not None:
+            raise ValueError(f"shape is for conv, not for {self.architecture}")
+        return self
 
     @field_validator("training")
     @classmethod

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import keras
 
+from secateur.errors import InputError
+
 
 def dense(
-    features: int,
+    shape: int | Sequence[int],
     widths: Sequence[int] = (64, 32),
     code: int = 16,
     activation: str = "relu",
@@ -18,7 +20,7 @@ def dense(
     """A dense autoencoder whose decoder mirrors its encoder and sees the code alone.
 
     Args:
-        features: numbers in a row.
+        shape: of one row: how many numbers it has, alone or as the only length.
         widths: units of the encoder's hidden layers, from the input to the code.
         code: units of the code.
         activation: of the hidden layers.
@@ -28,7 +30,15 @@ def dense(
     Returns:
         An untrained functional model, (rows, features) to (rows, features), with the layers
         `encoder_1` …, `code`, `decoder_1` …, `output`.
+
+    Raises:
+        InputError: the shape has several lengths.
     """
+    features, *more = (shape,) if isinstance(shape, int) else shape
+    if more:
+        raise InputError(
+            f"a dense autoencoder was asked for rows of shape {shape}; allowed: one length"
+        )
     row = keras.Input((features,), name="input")
     hidden = row
     for place, units in enumerate(widths, start=1):
