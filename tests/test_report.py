@@ -202,6 +202,7 @@ CASES = {
     },
     "two features": {"features": 2, "image_shape": None, "names": ["温度", "pressure"]},
     "many features": {"features": 2000, "image_shape": None},
+    "pictures in colour": {"features": 48, "image_shape": (4, 4, 3)},
     "no controls": {"controls": False},
     "no latency": {"latency": False},
 }  # fmt: skip

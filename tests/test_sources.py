@@ -79,6 +79,14 @@ def test_three_dimensions_are_pictures(tmp_path):
     assert pictures.features == 6
 
 
+def test_four_dimensions_are_pictures_with_channels(tmp_path):
+    np.save(tmp_path / "pictures.npy", np.zeros((5, 2, 4, 3), np.uint8))
+    pictures = read(tmp_path / "pictures.npy")
+    assert pictures.image_shape == (2, 4, 3)
+    assert pictures.features == 24
+    assert pictures.column(17) == "pixel (1, 1, 2)"
+
+
 def test_an_archives_only_array_needs_no_name(tmp_path):
     np.savez(tmp_path / "rows.npz", anything=ROWS, y=LABELS)
     assert read(tmp_path / "rows.npz", label="y").rows.shape == (4, 2)
@@ -142,7 +150,7 @@ BAD = {
     "npy no columns": ("a.npy", saved(np.zeros((3, 0))), None, "no columns"),
     "npy 1-D": ("a.npy", saved(ROWS[0]), None, r"shape (2,); allowed: (rows, features)"),
     "npy scalar": ("a.npy", saved(np.float32(1)), None, "shape ()"),
-    "npy 4-D": ("a.npy", saved(np.zeros((2, 2, 2, 1))), None, "shape (2, 2, 2, 1)"),
+    "npy 5-D": ("a.npy", saved(np.zeros((2, 2, 2, 1, 1))), None, "shape (2, 2, 2, 1, 1)"),
     "npy objects": ("a.npy", saved(np.array([[1, None]], object)), None, "Python objects"),
     "npy text": ("a.npy", saved(np.array([["1", "b"]])), None, "text, first 'b' at (0, 1)"),
     "npy dates": ("a.npy", saved(np.zeros((2, 2), "M8[s]")), None, "datetime64[s]"),

@@ -171,9 +171,7 @@ def _reconstruction_images(
     """Strips of images with their labels; the last two show how far each value is off."""
     if not schema["image_shape"]:
         return []
-    images = np.asarray(reconstructions, np.float64)
-    images = images.reshape(*images.shape[:2], *schema["image_shape"])
-    original, baseline, champion = images
+    original, baseline, champion = plots.grey_images(reconstructions, schema)
     low, high = plots.grey_range(schema)
     off = abs(np.stack([baseline, champion]) - original)
     worst = float(off.max()) or 1.0

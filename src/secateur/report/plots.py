@@ -388,11 +388,9 @@ def reconstructions_picture(reconstructions: Any, schema: Mapping[str, Any]) -> 
         schema: the data's schema; with an `image_shape` the rows are drawn as images.
     """
     with drawing.style():
-        shape = schema["image_shape"]
-        if not shape:
+        if not schema["image_shape"]:
             return drawing.png(reconstruction_figure(reconstructions, schema["feature_names"]))
-        images = np.asarray(reconstructions)
-        images = images.reshape(*images.shape[:2], *shape)
+        images = grey_images(reconstructions, schema)
         low, high = grey_range(schema)
         figure = Figure((0.75 * images.shape[1] + 1.2, 2.6), layout="constrained")
         grid = figure.subplots(3, images.shape[1], squeeze=False)
@@ -403,6 +401,13 @@ def reconstructions_picture(reconstructions: Any, schema: Mapping[str, Any]) -> 
                 axes.spines[:].set_visible(False)
             grid[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         return drawing.png(figure)
+
+
+def grey_images(reconstructions: Any, schema: Mapping[str, Any]) -> np.ndarray:
+    """(3, rows, features) as (3, rows, height, width) float64: the mean of all channels."""
+    height, width, *_ = schema["image_shape"]
+    values = np.asarray(reconstructions, np.float64)
+    return values.reshape(*values.shape[:2], height, width, -1).mean(axis=-1)
 
 
 def grey_range(schema: Mapping[str, Any]) -> tuple[float, float]:

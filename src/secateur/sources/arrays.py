@@ -89,7 +89,7 @@ def _source(
         md5=md5,
         path=path.as_posix(),
         labels=labels,
-        image_shape=(rows.shape[1], rows.shape[2]) if rows.ndim == 3 else None,
+        image_shape=tuple(rows.shape[1:]) if rows.ndim > 2 else None,
     )
 
 

@@ -34,7 +34,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_numbers(array: np.ndarray, origin: str) -> None:
-    """An array of rows holds numbers: (rows, features) or (rows, height, width).
+    """An array of rows holds numbers: (rows, features), or pictures with or without channels.
 
     Raises:
         InputError: it holds text, dates, records or complex numbers, or has another shape.
@@ -43,10 +43,10 @@ def check_numbers(array: np.ndarray, origin: str) -> None:
         raise InputError(f"{origin} holds text{_first_text(array)}; allowed: numbers")
     if array.dtype.kind not in NUMBERS:
         raise InputError(f"{origin} holds values of type {array.dtype}; allowed: real numbers")
-    if array.ndim not in (2, 3):
+    if array.ndim not in (2, 3, 4):
         raise InputError(
             f"{origin} has the shape {array.shape}; allowed: (rows, features), or "
-            "(rows, height, width) for pictures"
+            "(rows, height, width) or (rows, height, width, channels) for pictures"
         )
 
 

@@ -26,13 +26,15 @@ class Source:
     Attributes:
         name: the source's name in `params.yaml`.
         origin: what messages call it: a file, a folder or the name.
-        rows: (rows, features) or (rows, height, width), any kind of number; may be a memory map.
+        rows: (rows, features), (rows, height, width) or (rows, height, width, channels), any kind
+            of number; may be a memory map.
         md5: of the file, or of the array's bytes where there is no file of the user's.
         path: the file that `params.yaml` names, or None.
         labels: (rows,) bool, True = anomaly; None where the source has none.
         test_rows: rows that the source itself sets apart for testing, or None. A source with
             test rows of its own has no labels.
-        image_shape: (height, width) where a row is a picture, else None.
+        image_shape: (height, width) or (height, width, channels) where a row is a picture, else
+            None.
         feature_names: the columns' names, or None.
         files: what the rows were read from, in order, where that is the user's own.
     """
@@ -44,7 +46,7 @@ class Source:
     path: str | None = None
     labels: np.ndarray | None = None
     test_rows: np.ndarray | None = None
-    image_shape: tuple[int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     files: tuple[SourceFile, ...] = ()
 
@@ -58,7 +60,8 @@ class Source:
         if self.feature_names is not None:
             return f"column {self.feature_names[feature]!r}"
         if self.image_shape is not None:
-            return f"pixel {divmod(feature, self.image_shape[1])}"
+            place = np.unravel_index(feature, self.image_shape)
+            return f"pixel ({', '.join(map(str, place))})"
         return f"column {feature}"
 
 
