@@ -95,19 +95,24 @@ def make_workspace(folder: Path) -> Path:
     return folder
 
 
-def python(folder: Path, code: str, *words: str) -> tuple[float, str]:
-    """Seconds that a program takes in a workspace, and the last line that it prints."""
-    environment = {
+def workspace_environment(folder: Path) -> dict[str, str]:
+    """The environment in which a workspace's own code runs, with a Prefect of its own."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{folder}:{folder / 'src'}",
         "PREFECT_HOME": str(folder / ".prefect"),
         "DVC_SITE_CACHE_DIR": str(folder / ".dvc/site"),
     }
+
+
+def python(folder: Path, code: str, *words: str) -> tuple[float, str]:
+    """Seconds that a program takes in a workspace, and the last line that it prints."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=folder,
-        env=environment,
+        env=workspace_environment(folder),
         text=True,
         capture_output=True,
         check=False,

@@ -46,3 +46,13 @@ def trained(train: np.ndarray, validation: np.ndarray):
     untrained = dense(64, widths=(32, 16), code=8)
     model, _ = recover(untrained, train, validation, epochs=30, batch=32, learning_rate=3e-3)
     return model
+
+
+@pytest.fixture(scope="module")
+def _without_xla():
+    """Its compiling takes longer than small trainings; which compiler it is changes no promise."""
+    from secateur.training import loop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "convolves", lambda model: True)
+        yield

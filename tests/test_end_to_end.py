@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -257,6 +258,27 @@ def test_after_dvc_the_flow_has_nothing_to_do(by_dvc, prefect_ui):
     assert done.returncode == 0, done.stderr
     stages = yaml.safe_load((by_dvc / "dvc.lock").read_text())["stages"]
     assert (done.stdout + done.stderr).count("Finished in state Cached('Unchanged'") == len(stages)
+
+
+def test_another_tolerance_judges_again_and_reruns_only_what_is_behind_the_stop(by_dvc):
+    """Round 2 was the stop. It changes the workspace, so it is the last to look at it."""
+    judged = {"judge@round_1", "judge@round_2", "judge@round_3"}
+    assert stages_run_with_tolerance(0.29, by_dvc) == judged
+    assert stages_run_with_tolerance(1000, by_dvc) == {*judged, "shrink@round_3"}
+    assert decided(by_dvc) == ["accepted", "accepted", "accepted"]
+
+
+def stages_run_with_tolerance(tolerance: float, folder: Path) -> set[str]:
+    settings = {**PARAMS, "guard": {"tolerance": tolerance}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    done = run(folder, "dvc", "repro", "judge@round_3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(re.findall("Running stage '(.+)'", done.stdout))
+
+
+def decided(folder: Path) -> list[str]:
+    verdicts = (folder / f"models/decisions/round_{k}/verdict.json" for k in (1, 2, 3))
+    return [json.loads(verdict.read_text())["state"] for verdict in verdicts]
 
 
 def test_every_round_leaves_what_was_promised(by_flow):

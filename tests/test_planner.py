@@ -29,6 +29,9 @@ from tasks import baseline, judge, plan, prepare, propose, shrink
 DOWN = Aim("macs", None, 0.5)
 TO_A_TENTH = Aim("macs", 0.1, 0.5)
 GOES_ON = {"reached": False, "lowered": True}
+
+pytestmark = pytest.mark.usefixtures("_without_xla")
+
 QUICK = {"epochs": 4, "batch": 32, "learning_rate": 0.003}
 
 
@@ -169,8 +172,10 @@ def cut_at_once(model, sample, method, target=None, **options):
     """Every hidden layer to the asked share of its width: no search for what just fits."""
     ((cost, amount),) = target.items()
     before = vars(secateur.costs(model))[cost]
-    keep = amount if amount < 1 else amount / before
-    cut, report = secateur.shrink(model, sample, method, keep=max(keep, 0.01), **options)
+    keep = max(amount if amount < 1 else amount / before, 0.01)
+    cut, report = secateur.shrink(
+        model, sample, method, keep=keep, importance="obs_layer", **options
+    )
     reached = vars(secateur.costs(cut))[cost]
     return cut, replace(report, budget={"cost": cost, "before": before, "reached": reached})
 
@@ -243,7 +248,7 @@ def judge_again(within: float) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory):
+def pipeline(tmp_path_factory: pytest.TempPathFactory, _without_xla):
     """A workspace whose ladder was climbed by the stages' own bodies."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shrink, "shrink", cut_at_once)

@@ -27,8 +27,8 @@ from secateur.saving import copy_model, save
 from secateur.settings import TrainingSettings
 from secateur.shrinking import shrink
 from secateur.training import checkpoint as checkpoints
-from secateur.training import loop, trainer
 from secateur.training import rows as feeding
+from secateur.training import trainer
 from secateur.training.checkpoint import Checkpoint, digest
 from secateur.training.history import History
 from secateur.training.schedules import schedule_of
@@ -36,11 +36,7 @@ from secateur.training.stability import Epoch, Watch
 from secateur.training.teaching import Lesson
 from tasks import baseline
 
-
-@pytest.fixture(autouse=True)
-def _without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its compiling takes longer than these trainings; which compiler it is changes no promise."""
-    monkeypatch.setattr(loop, "convolves", lambda model: True)
+pytestmark = pytest.mark.usefixtures("_without_xla")
 
 
 @pytest.fixture
@@ -295,10 +291,9 @@ OPTIONS = {"epochs": 3, "batch": 100, "learning_rate": 0.9, "seed": 5}  # its fi
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(train, validation):
+def uninterrupted(train, validation, _without_xla):
     with pytest.MonkeyPatch.context() as patch:
         restless(patch, train)
-        patch.setattr(loop, "convolves", lambda model: True)
         return recover(restless_model(), train, validation, **OPTIONS)
 
 
