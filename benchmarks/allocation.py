@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, default="dense")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--left", type=float, nargs="+", default=[0.5, 0.25], help="share of MACs")
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--rows", type=int, help="that are trained on; all, if not given")
+    parser.add_argument("--calibration", type=int, help="rows that a cut looks at")
     parser.add_argument("--epochs", type=int, help="of the baseline")
     parser.add_argument("--recovery", type=int, default=3, help="epochs; 0 for none")
     parser.add_argument("--baselines", type=Path, help="a folder that keeps them for another run")
@@ -58,7 +61,8 @@ def main() -> None:
     network = NETWORKS[arguments.network]
     epochs = arguments.epochs or network["epochs"]
     train, validation, test = (rows.reshape(-1, *network["shape"]) for rows in fashion.splits())
-    sample = train[: network["calibration"]]
+    sample = train[: arguments.calibration or network["calibration"]]
+    train = train[: arguments.rows]
     errors: dict[tuple[float, str], list[tuple[float, float]]] = {}
     macs: dict[tuple[float, str], int] = {}
     references = []
@@ -81,8 +85,8 @@ def main() -> None:
         answers = Answers(baseline, sample)
         for left in arguments.left:
             limit = left * count_macs(baseline)[0]
-            for way, options in WAYS.items():
-                cut = cut_by(baseline, sample, answers, limit, options)
+            for way in arguments.ways:
+                cut = cut_by(baseline, sample, answers, limit, WAYS[way])
                 untrained = mean_squared_error(cut, test)
                 if arguments.recovery:
                     cut, _ = secateur.recover(
@@ -117,20 +121,18 @@ def _print(arguments: Any, epochs: int, references: list[float], errors: Any, ma
         f"\n{arguments.network}: baselines of {epochs} epochs, seeds {arguments.seeds}, test MSE "
         f"{_spread(references)}; {arguments.recovery} epochs of recovery; mean ± sample deviation"
     )
+    first = arguments.ways[0]
     rows: list[list[object]] = []
     for (left, way), found in errors.items():
         cells: list[object] = [f"{left:.0%}", way, f"{macs[left, way]:,}"]
         for step in range(2):
             now = np.array(found)[:, step]
-            uniform = np.array(errors[left, "uniform"])[:, step]
-            cells += [
-                _spread(now),
-                f"{np.mean(now / uniform):.3f} ± {_deviation(now / uniform):.3f}",
-            ]
+            ratio = now / np.array(errors[left, first])[:, step]
+            cells += [_spread(now), f"{np.mean(ratio):.3f} ± {_deviation(ratio):.3f}"]
         rows.append(cells)
     fashion.print_table(
-        ["MACs left", "spread", "MACs (last seed)", "test MSE, untrained", "to uniform",
-         "test MSE, recovered", "to uniform"],
+        ["MACs left", "spread", "MACs (last seed)", "test MSE, untrained", f"to {first}",
+         "test MSE, recovered", f"to {first}"],
         rows,
     )  # fmt: skip
 
