@@ -84,3 +84,14 @@ def test_an_architecture_has_fresh_weights_and_the_same_shape(trained):
     fresh = from_architecture(architecture(trained))
     assert [w.shape for w in fresh.weights] == [w.shape for w in trained.weights]
     assert not np.array_equal(fresh.get_weights()[0], trained.get_weights()[0])
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+def test_an_only_input_is_no_list(name, tmp_path):
+    """Keras would warn at every call, and warnings are errors here."""
+    row = keras.Input((4,))
+    model = keras.Model([row], [keras.layers.Dense(3)(row)])
+    model.save(tmp_path / name)
+    loaded = load(tmp_path / name)
+    assert loaded(np.ones((2, 4), np.float32)).shape == (2, 3)
+    assert all(map(np.array_equal, loaded.get_weights(), model.get_weights()))

@@ -52,9 +52,22 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
     if not path.is_file():
         raise InputError(f"there is no model at {path}")
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return _of_plain_ends(keras.saving.load_model(path, compile=False, safe_mode=True))
     except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be loaded safely: {error}") from error
+
+
+def _of_plain_ends(model: keras.Model) -> keras.Model:
+    """The model, with an only input and output that are no list of one.
+
+    Legacy files make them lists, and Keras warns of that at every call.
+    """
+    ends = [getattr(model, name, None) for name in ("_inputs_struct", "_outputs_struct")]
+    if type(model).__name__ != "Functional" or any(
+        not isinstance(end, list) or len(end) != 1 for end in ends
+    ):
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def _write_canonical(raw: Path, canonical: Path) -> None:
