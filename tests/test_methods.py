@@ -169,6 +169,40 @@ def test_a_target_takes_the_place_of_the_amount(method, subject, train):
 
 
 @every_method
+def test_a_model_that_was_built_for_batches_of_one_size(method, subject, train):
+    """It is cut as the same model without a size, and keeps it."""
+    fixed = copy_with_batch(subject, 3)
+    cut, _ = shrink(fixed, train[:70], method, **CUTS[method])
+    assert cut.input_shape == (3, 64)
+    free, _ = shrink(subject, train[:70], method, **CUTS[method])
+    assert all(map(np.array_equal, cut.get_weights(), free.get_weights()))
+
+
+def copy_with_batch(model, rows):
+    image = keras.Input(batch_shape=(rows, *model.input_shape[1:]), name=model.layers[0].name)
+    clone = keras.models.clone_model(model, input_tensors=image)
+    clone.set_weights(model.get_weights())
+    return clone
+
+
+def reshaping(image):
+    return keras.ops.reshape(keras.layers.Dense(4)(image), (3, 4))
+
+
+def stateful(image):
+    steps = keras.layers.Reshape((2, 2))(image)
+    return keras.layers.Flatten()(keras.layers.LSTM(2, return_sequences=True, stateful=True)(steps))
+
+
+@pytest.mark.parametrize("layer", [reshaping, stateful])
+def test_a_model_that_takes_batches_of_one_size_alone_is_refused(layer):
+    image = keras.Input(batch_shape=(3, 4))
+    model = keras.Model(image, layer(image))
+    with pytest.raises(InputError, match="takes batches of 3 rows alone"):
+        shrink(model, np.ones((7, 4), "float32"), "units", keep=0.5)
+
+
+@every_method
 def test_the_class_says_what_its_knobs_do(method):
     documented = inspect.getdoc(METHODS[method])
     names = [knob.name for knob in dataclasses.fields(METHODS[method])]

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from secateur.budgets import Target, shrink_within
 from secateur.errors import InputError
@@ -55,8 +56,33 @@ def shrink(
         )
     if not all(np.isfinite(batch).all() for batch in batches(sample)):
         raise InputError("the calibration sample holds values that are not finite")
+    _check_rows(model, graph._inputs[0].shape[0], sample)
     if chosen.deploys_as is None and grids_of(model):
         check_order("int8", None, f"{method} cannot cut this model, whose weights lie on a grid")
     if target is None:
         return chosen.shrink(model, sample)
     return shrink_within(chosen, model, sample, target)
+
+
+def _check_rows(model: keras.Model, size: int | None, sample: np.ndarray) -> None:
+    """Refuse a model that was built for batches of one size and can take no other.
+
+    Most that were built so take any: Keras checks the size nowhere, and only a state that is kept
+    from batch to batch, or a reshape that names the size, holds on to it.
+    """
+    if size is None:
+        return
+    rows = sample[np.arange(size + 1) % len(sample)]
+    try:
+        output = model(rows, training=False)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        told = str(error)
+    else:
+        if len(output) == len(rows):
+            return
+        told = f"of {len(rows)} rows it gives {len(output)}"
+    raise InputError(
+        f"{model.name!r} takes batches of {size} rows alone, and a model to shrink takes any; build "
+        f"it without stateful layers and without reshapes that name the batch's size. Keras says: "
+        f"{told}"
+    )
