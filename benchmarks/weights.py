@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--baseline", type=Path, help="a baseline that was trained before")
+    parser.add_argument("--only", choices=("weights", "units"))
     asked = parser.parse_args()
     train, validation, test = splits()
     baseline = _baseline(asked, train, validation)
@@ -67,11 +68,11 @@ def main() -> None:
     for epochs in (3, 8):
         longer = mean_squared_error(recovered(baseline, epochs), test)
         rows.append([f"baseline, {epochs} epochs more", "", "", "", longer, "", ""])
-    for count in TFMOT:
+    for count in TFMOT if asked.only != "units" else ():
         row("weights, obs", "weights", {"nonzeros": count}, 3)
         plain = {"importance": "magnitude", "compensate": "none"}
         row("weights, magnitude", "weights", {"nonzeros": count}, 3, **plain)
-    for count in TORCH_PRUNING:
+    for count in TORCH_PRUNING if asked.only != "weights" else ():
         row("units, obs, adaptive", "units", {"parameters": count}, 8)
         plain = {"importance": "magnitude", "compensate": "none", "scope": "local"}
         row("units, magnitude, local", "units", {"parameters": count}, 8, **plain)

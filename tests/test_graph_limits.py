@@ -8,6 +8,8 @@ import pytest
 from keras import layers, ops
 from rich.console import Console
 
+from secateur import shrink
+from secateur.errors import InputError
 from secateur.graph import dependency_groups, describe, keep_units
 
 
@@ -208,3 +210,36 @@ def test_the_table_tells_what_can_be_cut() -> None:
     assert table.row_count == 4
     assert "no: it is the code" in text
     assert "224 parameters, 196 MACs" in text
+
+
+def first(*filters, columns=8, use_bias=True):
+    """A channels-first network of convolutions, its last one as wide as its input."""
+    shape = {"data_format": "channels_first", "padding": "same"}
+    image = hidden = keras.Input((1, 6, columns))
+    for count in filters:
+        hidden = keras.layers.Conv2D(count, 3, use_bias=use_bias, **shape)(hidden)
+        hidden = keras.layers.ReLU()(keras.layers.BatchNormalization(axis=1)(hidden))
+    return keras.Model(image, keras.layers.Conv2D(1, 3, **shape)(hidden))
+
+
+def test_a_width_at_which_keras_misplaces_biases_is_passed_over():
+    """As many filters as columns: a bias channels-first would be added along the columns."""
+    rows = np.random.default_rng(0).normal(size=(9, 1, 6, 8)).astype("float32")
+    cut, _ = shrink(first(16, 12, 4), rows, "units", keep=0.5)
+    assert [layer.filters for layer in cut.layers if hasattr(layer, "filters")] == [7, 6, 4, 1]
+    cut, _ = shrink(first(16, 12, 4, use_bias=False), rows, "units", keep=0.5)
+    assert [layer.filters for layer in cut.layers if hasattr(layer, "filters")] == [8, 6, 4, 1]
+
+
+def test_a_fold_that_would_misplace_a_bias_is_left():
+    rows = np.random.default_rng(0).normal(size=(9, 1, 6, 8)).astype("float32")
+    model = first(8, 4, use_bias=False)
+    model.layers[2].moving_mean.assign(np.arange(8.0))
+    folded, report = shrink(model, rows, "fold")
+    assert [group["layer"] for group in report.groups] == [model.layers[5].name]
+    assert np.allclose(folded(rows), model(rows), atol=1e-5)
+
+
+def test_a_model_whose_biases_keras_misplaces_is_refused():
+    with pytest.raises(InputError, match="as many filters as columns"):
+        shrink(first(8, 4), np.zeros((2, 1, 6, 8), "float32"), "units", keep=0.5)

@@ -8,7 +8,7 @@ worth least, until what the model would cost fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 from secateur.answers import Answers
 from secateur.budgets import INT8_BYTES_A_CHANNEL
 from secateur.compensation import Compensate, consumers_of
-from secateur.graph import Footprint, Group, dependency_groups, keep_units
+from secateur.graph import Footprint, Group, crossed_widths, dependency_groups, keep_units
 from secateur.importance import SQUARES, Scene, leave
 from secateur.metrics import mean_squared_error
 from secateur.schedule import activation_bytes
@@ -86,13 +86,17 @@ class Path:
         )
 
 
-def widths_of(units: int, multiple: int = 1, minimum: int = 1) -> tuple[int, ...]:
+def widths_of(
+    units: int, multiple: int = 1, minimum: int = 1, without: Collection[float] = ()
+) -> tuple[int, ...]:
     """The widths that a group of so many units may have, descending.
 
-    All its units; or a multiple of `multiple` that is not below `minimum`.
+    All its units; or a multiple of `multiple` that is not below `minimum` and not among those it
+    has to do `without`.
     """
     least = math.ceil(minimum / multiple) * multiple
-    return (units, *range((units - 1) // multiple * multiple, least - 1, -multiple))
+    narrower = range((units - 1) // multiple * multiple, least - 1, -multiple)
+    return (units, *(one for one in narrower if one not in without))
 
 
 def paths_of(
@@ -125,7 +129,7 @@ def paths_of(
     for group in dependency_groups(model, cut_code):
         if group.frozen:
             continue
-        widths = widths_of(group.units, multiple, minimum)
+        widths = widths_of(group.units, multiple, minimum, crossed_widths(group))
         consumers = consumers_of(group, model, model, sample, compensate, answers)
         removed, scores = leave(
             Scene(group, consumers, model, sample), group.units, importance, seed

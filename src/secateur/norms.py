@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from secateur.graph import fold_norms, foldable_norms, layer_at, replace_layers
+from secateur.graph import fold_norms, foldable_norms, is_crossed, layer_at, replace_layers
 from secateur.graph.folding import _numbers, _scale_and_shift
 from secateur.graph.kinds import CONVOLVING, DEPTHWISE, SEPARABLE, TRANSPOSED
 from secateur.graph.rules.carrying import channel_axis
@@ -174,6 +174,8 @@ def _along_channels(layer: Any, values: np.ndarray) -> np.ndarray | None:
 
 def _takes_over(layer: Any, shift: np.ndarray) -> bool:
     if type(layer) not in _READERS or getattr(layer, "groups", 1) != 1:
+        return False
+    if is_crossed(layer, layer.output.shape[channel_axis(layer)]):
         return False
     return not shift.any() or _pads_nothing(layer)
 

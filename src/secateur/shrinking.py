@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from secateur.budgets import Target, shrink_within
 from secateur.errors import InputError
+from secateur.graph import crossed_biases
 from secateur.graph.walk import graph_of_model
 from secateur.grids import grids_of
 from secateur.methods import check_order, make_method
@@ -56,12 +57,25 @@ def shrink(
         )
     if not all(np.isfinite(batch).all() for batch in batches(sample)):
         raise InputError("the calibration sample holds values that are not finite")
+    _check_biases(model, "it cannot be shrunk", "give them another number of filters")
     _check_rows(model, graph._inputs[0].shape[0], sample)
     if chosen.deploys_as is None and grids_of(model):
         check_order("int8", None, f"{method} cannot cut this model, whose weights lie on a grid")
     if target is None:
-        return chosen.shrink(model, sample)
-    return shrink_within(chosen, model, sample, target)
+        cut, report = chosen.shrink(model, sample)
+    else:
+        cut, report = shrink_within(chosen, model, sample, target)
+    _check_biases(cut, "it would not give what was asked for", "let another amount stay")
+    return cut, report
+
+
+def _check_biases(model: keras.Model, consequence: str, remedy: str) -> None:
+    if crossed := crossed_biases(model):
+        raise InputError(
+            f"Keras on TensorFlow adds the biases of {', '.join(crossed)} in {model.name!r} along "
+            f"columns, as these channels-first layers have as many filters as columns: "
+            f"{consequence}; {remedy}"
+        )
 
 
 def _check_rows(model: keras.Model, size: int | None, sample: np.ndarray) -> None:
@@ -82,7 +96,6 @@ def _check_rows(model: keras.Model, size: int | None, sample: np.ndarray) -> Non
             return
         told = f"of {len(rows)} rows it gives {len(output)}"
     raise InputError(
-        f"{model.name!r} takes batches of {size} rows alone, and a model to shrink takes any; build "
-        f"it without stateful layers and without reshapes that name the batch's size. Keras says: "
-        f"{told}"
+        f"{model.name!r} takes batches of {size} rows alone, and shrinking needs any: build "
+        f"it without stateful layers and without reshapes that name the batch's size ({told})"
     )

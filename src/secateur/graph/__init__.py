@@ -1,6 +1,7 @@
 """Dependency groups of any built functional or Sequential model, and cutting them."""
 
 from secateur.graph.code import with_code
+from secateur.graph.columns import crossed_biases, crossed_widths, is_crossed
 from secateur.graph.describe import describe
 from secateur.graph.folding import fold_norms, foldable_norms
 from secateur.graph.footprint import Footprint
@@ -15,11 +16,14 @@ __all__ = [
     "KeptUnits",
     "Slice",
     "calls_noted",
+    "crossed_biases",
+    "crossed_widths",
     "dependency_groups",
     "describe",
     "fold_norms",
     "foldable_norms",
     "inputs_at",
+    "is_crossed",
     "keep_units",
     "layer_at",
     "replace_layers",

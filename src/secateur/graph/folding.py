@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from secateur.graph.columns import is_crossed
 from secateur.graph.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
 from secateur.graph.rebuild import replace_layers
 from secateur.graph.rules.carrying import channel_axis
@@ -110,4 +111,6 @@ def _is_foldable(layer: Any, norm: Any) -> bool:
     if type(layer) not in MADE or layer.activation is not keras.activations.linear:
         return False
     rank = len(layer.output.shape)
-    return bool(norm.axis % rank == channel_axis(layer) % rank)
+    if norm.axis % rank != channel_axis(layer) % rank:
+        return False
+    return not is_crossed(layer, int(norm.moving_mean.shape[0]))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secateur.allocation import Path
     from secateur.answers import Answers
     from secateur.budgets import Budget
+    from secateur.graph import Group
 
 Importance = Literal[
     "obs", "obs_layer", "magnitude", "magnitude_l1", "magnitude_l2", "taylor", "obd", "fpgm",
@@ -106,7 +107,7 @@ class Units(Method):
         cut = _Cut(self, model, sample)
         groups = [one for one in dependency_groups(model, self.cut_code) if not one.frozen]
         if self.scope in (None, "local") or self.keep == 1:
-            return cut.to({group.name: self._units_kept(group.units) for group in groups})
+            return cut.to({group.name: self._units_kept(group) for group in groups})
         units = sum(group.units for group in groups)
         limit = max(self.keep * units, len(groups))
         return cut.to(
@@ -143,11 +144,12 @@ class Units(Method):
         """
         return _Cut(self, model, sample).to(widths)
 
-    def _units_kept(self, units: int) -> int:
+    def _units_kept(self, group: Group) -> int:
         from secateur.allocation import widths_of
+        from secateur.graph import crossed_widths
 
-        wanted = int(self.keep * units / self.multiple + 0.5) * self.multiple
-        widths = widths_of(units, self.multiple, self.minimum)
+        wanted = int(self.keep * group.units / self.multiple + 0.5) * self.multiple
+        widths = widths_of(group.units, self.multiple, self.minimum, crossed_widths(group))
         return max((one for one in widths if one <= wanted), default=widths[-1])
 
 
