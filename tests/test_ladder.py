@@ -7,6 +7,8 @@ import pytest
 
 import secateur
 
+pytestmark = pytest.mark.usefixtures("_without_xla")
+
 QUICK = {"epochs": 3, "batch": 32, "learning_rate": 0.003}
 
 

@@ -20,6 +20,9 @@ from secateur.recovery import recover
 from secateur.saving import copy_model
 
 
+pytestmark = pytest.mark.usefixtures("_without_xla")
+
+
 @pytest.fixture
 def sparse(trained) -> keras.Model:
     """The trained model with every second entry of two kernels at zero."""

@@ -37,6 +37,7 @@ from tasks import export, judge
 from tasks import shrink as shrink_stage
 from tasks.rung import write_rung
 
+pytestmark = pytest.mark.usefixtures("_without_xla")
 ROWS = np.random.default_rng(0).normal(size=(64, 16, 16, 8)).astype(np.float32)
 
 
