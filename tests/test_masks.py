@@ -19,7 +19,6 @@ from secateur.masks import (
 from secateur.recovery import recover
 from secateur.saving import copy_model
 
-
 pytestmark = pytest.mark.usefixtures("_without_xla")
 
 
