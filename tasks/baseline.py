@@ -16,6 +16,7 @@ from secateur.saving import load
 from secateur.schemes import FLOAT32
 from secateur.settings import BASELINE, PRETRAINED, BaselineSettings, load_settings
 from secateur.sources.prepared import load_rows
+from secateur.training.replicas import replicas_of
 from tasks.command import main
 from tasks.rung import check_guard, resumable, write_rung
 
@@ -30,6 +31,8 @@ def run() -> None:
     settings = load_settings()
     check_guard(settings)
     wanted = settings.baseline
+    # Hosts of a training must meet before TensorFlow does anything.
+    replicas_of(wanted.training.devices, wanted.training.hosts)
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     keras.utils.set_random_seed(settings.seed)
     features = train.shape[1]

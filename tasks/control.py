@@ -12,6 +12,7 @@ from secateur.recovery import History, recover
 from secateur.saving import from_architecture, save
 from secateur.settings import Settings, load_settings
 from secateur.sources.prepared import load_rows
+from secateur.training.replicas import replicas_of
 from tasks.command import main
 from tasks.rung import resumable, write_history
 
@@ -27,6 +28,9 @@ def run(rung: str) -> None:
     if reason:
         _publish(rung, None, reason)
         return
+    # Hosts of a training must meet before TensorFlow does anything.
+    training = settings.baseline.training
+    replicas_of(training.devices, training.hosts)
     keras.utils.set_random_seed(settings.seed)
     with resumable(f"{paths.CONTROLS.name}/{rung}") as checkpoint:
         model, history = recover(
@@ -36,7 +40,7 @@ def run(rung: str) -> None:
             seed=settings.seed,
             name=f"{rung} from scratch",
             checkpoint=checkpoint,
-            **settings.baseline.training.model_dump(),
+            **training.model_dump(),
         )
         if history.learned_nothing:
             _publish(rung, None, f"training went badly: {history.setbacks[-1].reason}")

@@ -27,6 +27,7 @@ from secateur.settings import BASELINE, RoundSettings, Settings, load_settings
 from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
 from secateur.targets import limit_of, target_of
+from secateur.training.replicas import replicas_of
 from tasks.command import main
 from tasks.rung import check_guard, resumable, write_cut, write_rung
 
@@ -64,6 +65,8 @@ def _last_good(parent: str, decision: dict[str, Any]) -> Path:
 
 def _shrink(rung: str, settings: Settings, start: Path, decision: dict[str, Any]) -> None:
     wanted, seed = settings.round(rung), settings.seed
+    # Hosts of a training must meet before TensorFlow does anything.
+    replicas_of(wanted.recovery.devices, wanted.recovery.hosts)
     train, validation = load_rows(paths.TRAIN), load_rows(paths.VALIDATION)
     baseline = load(paths.rung_folder(BASELINE) / paths.MODEL)
     parent = load(start / paths.MODEL)

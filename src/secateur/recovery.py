@@ -20,6 +20,7 @@ from secateur.saving import architecture, copy_model
 from secateur.settings import TeachingSettings, TrainingSettings
 from secateur.training.checkpoint import Checkpoint, digest
 from secateur.training.history import History
+from secateur.training.replicas import replicas_of
 from secateur.training.teaching import Lesson
 from secateur.training.trainer import Trainer
 
@@ -57,7 +58,7 @@ def recover(
         checkpoint: a file that where training stands is written to every few seconds. If it holds
             where the very same training was interrupted, that one is continued, and ends with the
             same bytes as if it had not been; anything else in it is overwritten. It stays after
-            training.
+            training. Training on several hosts keeps none.
         options: the fields of `secateur.settings.TrainingSettings` (`epochs`, `batch`,
             `learning_rate`, `schedule` …) and, for a teacher, of `TeachingSettings`.
 
@@ -66,8 +67,9 @@ def recover(
         copy is the model as it came, and `History.gave_up` is true.
 
     Raises:
-        InputError: an option or a shape is not allowed, there are fewer rows than a batch, or the
-            model's error is not finite to begin with.
+        InputError: an option or a shape is not allowed, there are fewer rows than a batch, the
+            devices or hosts that are to share the batches are not there, or the model's error is
+            not finite to begin with.
     """
     teaching = {key: options.pop(key) for key in TeachingSettings.model_fields if key in options}
     try:
@@ -75,6 +77,7 @@ def recover(
     except ValidationError as error:
         raise InputError(f"recover cannot be used so: {error}") from None
     check_schedule(settings)
+    replicas = replicas_of(settings.devices, settings.hosts)
     _check_rows(model, train, "train", settings.batch)
     _check_rows(model, validation, "validation", 1)
     student = copy_model(model)
@@ -89,8 +92,9 @@ def recover(
         weights = [np.asarray(one) for known in models for one in known.weights]
         return digest(facts, [*weights, train, validation])
 
-    kept = Checkpoint(Path(checkpoint), key) if checkpoint is not None else None
-    trainer = Trainer(student, settings, train, validation, seed, name, lesson, kept)
+    # Hosts would go on from where each of them last wrote, which need not be the same step.
+    kept = Checkpoint(Path(checkpoint), key) if checkpoint and settings.hosts == 1 else None
+    trainer = Trainer(student, settings, train, validation, seed, name, lesson, kept, replicas)
     return student, trainer.run()
 
 

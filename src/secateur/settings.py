@@ -116,6 +116,20 @@ class TrainingSettings(_Section):
     """The gradients' largest global norm."""
     attempts: int = Field(4, ge=1)
     """How often training may go badly before it is given up, each at a tenth of the rate before."""
+    devices: int = Field(1, ge=1)
+    """Of a machine, such as GPUs, that share every batch; see docs/scale.md."""
+    hosts: int = Field(1, ge=1)
+    """That share every batch, as TF_CONFIG names them; each runs the same stage."""
+
+    @model_validator(mode="after")
+    def _shares_are_equal(self) -> TrainingSettings:
+        count = self.devices * self.hosts
+        if self.batch % count:
+            raise ValueError(
+                f"a batch of {self.batch} rows cannot be shared by {count} devices in equal parts; "
+                f"allowed: a multiple of {count}"
+            )
+        return self
 
 
 class TeachingSettings(_Section):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from secateur.graph.kinds import CONVOLVING
 from secateur.grids import LEVELS, Axes, grids_of
 from secateur.masks import kernels, masks_of, shared_values
+from secateur.training.replicas import Differentiated, Replicas
 from secateur.training.teaching import Lesson
 
 
@@ -110,6 +111,7 @@ def compiled_training(
     patterns: Patterns,
     lesson: Lesson | None = None,
     xla: bool | None = None,
+    replicas: Replicas | None = None,
 ) -> Train:
     """The steps of a training.
 
@@ -119,6 +121,7 @@ def compiled_training(
         patterns: what stays as it is.
         lesson: what a teacher adds to the loss.
         xla: whether XLA compiles; None chooses by the network.
+        replicas: that share every batch; None takes it whole.
     """
     if xla is None:
         xla = not (convolves(model) or (lesson is not None and convolves(lesson.teacher)))
@@ -132,10 +135,21 @@ def compiled_training(
         error = tf.reduce_mean(tf.square(output - batch))
         return (1 - lesson.share) * error + lesson.share * distance, error
 
-    def take_step(batch: tf.Tensor, tally: Tally) -> Tally:
+    def differentiate(batch: tf.Tensor) -> Differentiated:
         with tf.GradientTape() as tape:
             loss, error = losses(batch)
-        gradients = tape.gradient(loss, variables)
+        return loss, error, tape.gradient(loss, variables)
+
+    differentiated: Callable[[tf.Tensor], Differentiated] = differentiate
+    if replicas is not None:
+        read = lesson.teacher.variables if lesson is not None else []
+        differentiated = replicas.differentiating(
+            losses, variables, model.non_trainable_variables, read, xla
+        )
+        xla = False  # of the whole, which no compiler sees
+
+    def take_step(batch: tf.Tensor, tally: Tally) -> Tally:
+        loss, error, gradients = differentiated(batch)
         patterns.release()
         optimizer.apply(gradients, variables)
         patterns.restore()

@@ -19,6 +19,7 @@ from secateur.training.checkpoint import Checkpoint
 from secateur.training.history import History, Setback
 from secateur.training.loop import Patterns, Tally, compiled_error_sum, compiled_training
 from secateur.training.progress import Progress
+from secateur.training.replicas import Replicas
 from secateur.training.rows import Blocks
 from secateur.training.schedules import from_step, schedule_of
 from secateur.training.stability import LOWER, Epoch, Trouble, Watch
@@ -46,6 +47,7 @@ class Trainer:
         name: str = "training",
         lesson: Lesson | None = None,
         checkpoint: Checkpoint | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         """Prepare; see `secateur.recover`."""
         self.model = model
@@ -53,6 +55,7 @@ class Trainer:
         self.name = name
         self._lesson = lesson
         self._checkpoint = checkpoint
+        self._replicas = replicas
         self._blocks = Blocks(train, settings.batch)
         self._validation = tf.constant(validation)
         self._order = np.random.default_rng(seed)
@@ -118,7 +121,9 @@ class Trainer:
         self._rate = from_step(self._schedule, before, LOWER ** (number - 1))
         self._optimizer = keras.optimizers.Adam(self._rate, global_clipnorm=self.settings.clip)
         self._optimizer.build(self.model.trainable_variables)
-        self._train = compiled_training(self.model, self._optimizer, self._patterns, self._lesson)
+        self._train = compiled_training(
+            self.model, self._optimizer, self._patterns, self._lesson, replicas=self._replicas
+        )
         self._progress = None
 
     def _goes_badly(self, trouble: Trouble) -> bool:
@@ -170,7 +175,7 @@ class Trainer:
             float(done.norm) / steps,
             float(done.largest_norm),
             bool(done.is_finite),
-            self._validation_loss(),
+            self._agreed(self._validation_loss()),
         )
 
     def _steps_left(self) -> int:
@@ -200,7 +205,7 @@ class Trainer:
         stop = min(len(steps), before + self._steps_a_call)
         self._tally = self._train(rows, steps, tf.constant(stop), self._tally).fetched()
         # How many steps a call takes depends on the clock; what they come to does not.
-        pace = (stop - before) / max(time.monotonic() - start, 1e-6)
+        pace = self._agreed((stop - before) / max(time.monotonic() - start, 1e-6))
         self._steps_a_call = max(1, int(pace * _SECONDS_A_CALL))
 
     def _keep(self, epoch: Epoch) -> None:
@@ -223,6 +228,10 @@ class Trainer:
         """Begin anew with all blocks."""
         self._pending, self._blocks_done = [], self._nothing
         self._order_before = self._order.bit_generator.state
+
+    def _agreed(self, number: float) -> float:
+        """What all hosts go by: their clocks differ, and the last bits of what they compute may."""
+        return number if self._replicas is None else self._replicas.agreed(number)
 
     def _report_within_epoch(self) -> None:
         done = _joined(self._blocks_done, self._tally)
