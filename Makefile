@@ -4,7 +4,7 @@ BIN := $(CURDIR)/.venv/bin
 INSTALLED := .venv/installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help run test check ui clean requirements
+.PHONY: help run test check ui ray clean requirements
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,15 +24,23 @@ check: $(INSTALLED) ## Lint, format, types, import direction, stages' dependenci
 ui: $(INSTALLED) ## Prefect's UI on this machine, with the flow ready to start in it
 	python -m flows.serve
 
+ray: $(INSTALLED) ## Install Ray too (240 MB), for `python -m flows.study --engine ray`
+	python -m pip install --quiet --no-deps --require-hashes -r requirements-ray.txt
+
 clean: ## Remove what runs made here, and .venv; DVC's cache and your data stay
 	rm -rf .venv .scratch .mypy_cache .pytest_cache .ruff_cache .hypothesis build dvc_plots
 	rm -rf data/prepared models/*/ reports
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make requirements"
+
 requirements: ## Pin again what pyproject.toml asks for (needs uv)
-	uv pip compile pyproject.toml --extra pipeline --extra s3 --extra study --extra dask --extra dev \
-		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
-		--custom-compile-command "make requirements" --output-file requirements.txt
+	$(PIN) --extra pipeline --extra s3 --extra study --extra dask --extra dev \
+		--output-file requirements.txt
+	# What Ray takes beside them.
+	$(PIN) --extra pipeline --extra ray --constraint requirements.txt --output-file requirements-ray.txt \
+		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt)
 
 $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

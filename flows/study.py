@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tasks import overrides as overriding
 from tasks import study as studies
 
 Engine = Literal["threads", "processes", "dask", "ray"]
+SECONDS_TO_ANSWER = 5.0
 
 
 def run_name() -> str:
@@ -202,18 +204,38 @@ def task_runner(engine: Engine, workers: int, address: str | None = None) -> Tas
     """Prefect's own runner of tasks for an engine.
 
     Raises:
-        InputError: the engine is unknown, or its package is not installed.
+        InputError: the engine is unknown, its package is not installed, or nothing answers at the
+            address.
     """
     if engine not in get_args(Engine):
         raise InputError(f"Unknown engine {engine!r}. Known: {', '.join(get_args(Engine))}")
     if address and engine not in ("dask", "ray"):
         raise InputError(f"engine {engine!r} takes no address; dask and ray do")
+    if address:
+        _check_answers(address)
     try:
         return _RUNNERS[engine](workers, address)
     except ImportError as error:
         raise InputError(
             f"engine {engine!r} needs a package that is not installed ({error.name}); "
             f'`pip install "secateur[{engine}]"` brings it'
+        ) from None
+
+
+def _check_answers(address: str) -> None:
+    """See that there is somebody: the engines themselves would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 2**16):
+        raise InputError(
+            f"the address {address!r} cannot be used; allowed: host:port, tcp://host:port of a "
+            "Dask scheduler, ray://host:port of Ray's client server"
+        )
+    try:
+        socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise InputError(
+            f"nothing answers at {address} ({error}); start the cluster first, see docs/scale.md, "
+            "or leave out the address to have one here"
         ) from None
 
 
@@ -236,16 +258,12 @@ def _ray(workers: int, address: str | None) -> TaskRunner[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from prefect_ray import RayTaskRunner
 
+    here = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    init_kwargs: dict[str, Any] = {"runtime_env": {"env_vars": here}}
     if address:
-        return RayTaskRunner(address=address)
-    return RayTaskRunner(
-        init_kwargs={
-            "num_cpus": workers,
-            "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
-            "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
-        }
-    )
+        return RayTaskRunner(address=address, init_kwargs=init_kwargs)
+    alone = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    return RayTaskRunner(init_kwargs=init_kwargs | alone)
 
 
 _RUNNERS: dict[str, Any] = {

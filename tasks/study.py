@@ -19,7 +19,6 @@ from secateur import paths
 from secateur.errors import InputError
 from secateur.settings import Settings, load_settings, parse_settings
 from tasks.overrides import overridden, write
-from tasks.trial import BASE, OUTCOME, point
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 STUDIES = paths.SCRATCH / "study"
 TABLES = paths.REPORTS / "study"
 TRIALS_TABLE, LADDERS_TABLE = "trials.csv", "ladders.csv"
+OUTCOME = "trial.json"
+BASE = "base"  # in a trial's folder, a link to the one with its data and its baseline
 
 Choice = dict[str, Any]
 """From a setting's place, such as `rounds.round_1.options.keep`, to its value in one ladder."""
@@ -121,6 +122,13 @@ def lay_out(choice: Choice, seed: int) -> Path:
     if not data.is_absolute():
         point(base / data, data)
     return folder
+
+
+def point(link: Path, target: Path) -> None:
+    """Make a link to a file or folder, if there is none yet."""
+    if not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target.resolve())
 
 
 def outcome(folder: Path) -> dict[str, Any] | None:

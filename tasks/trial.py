@@ -17,9 +17,7 @@ from secateur import paths
 from secateur.settings import BASELINE, Settings, load_settings
 from tasks import baseline, export, judge, plan, prepare, shrink
 from tasks.command import main
-
-OUTCOME = "trial.json"
-BASE = "base"  # a link to the folder with the data and the baseline
+from tasks.study import BASE, OUTCOME, point
 
 
 def run(folder: str) -> None:
@@ -103,13 +101,6 @@ def _inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(outside)
-
-
-def point(link: Path, target: Path) -> None:
-    """Make a link to a file or folder, if there is none yet."""
-    if not link.is_symlink():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(target.resolve())
 
 
 if __name__ == "__main__":

@@ -176,3 +176,34 @@ def test_a_mistake_in_a_study_ends_with_one_message_and_code_2(workspace):
     assert done.returncode == 2
     assert "guard.tolerance: a range needs a number of trials" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.pipeline
+def test_a_study_runs_on_ray(workspace):
+    pytest.importorskip("prefect_ray", reason="Ray is not installed; `make ray` brings it")
+    pytest.importorskip("ray", reason="Ray is not installed; `make ray` brings it")
+    for keep, share in ((0.75, 0.8), (0.5, 0.6)):  # done before, so that only Ray takes its time
+        found = {"share": share, "mse_to_baseline": 1.0, "rungs": []}
+        (lay_out({KEEP: keep}, 0) / studies.OUTCOME).write_text(json.dumps(found))
+    done = run_study(workspace, "-V", f"{KEEP}=[0.75, 0.5]", "--engine=ray")
+    assert done.returncode == 0, done.stderr
+    assert "leaves 60.0% of the baseline's parameters" in done.stdout
+    assert (done.stdout + done.stderr).count("Done before") == 2
+
+
+@pytest.mark.pipeline
+@pytest.mark.parametrize(
+    ("engine", "address", "message"),
+    [
+        ("slurm", None, "Unknown engine 'slurm'. Known: threads, processes, dask, ray"),
+        ("processes", "a:1", "engine 'processes' takes no address; dask and ray do"),
+        ("dask", "scheduler", "the address 'scheduler' cannot be used; allowed: host:port"),
+        ("ray", "ray://head:port", "cannot be used"),
+        ("dask", "tcp://127.0.0.1:1", "nothing answers at tcp://127.0.0.1:1 .* start the cluster"),
+    ],
+)
+def test_engines_and_addresses_that_cannot_be_used_are_refused(engine, address, message):
+    from flows.study import task_runner
+
+    with pytest.raises(InputError, match=message):
+        task_runner(engine, 2, address)
