@@ -14,6 +14,7 @@ from secateur.masks import (
     load_masks,
     masked_least_squares,
     masks_of,
+    ridge_of,
     save_masks,
 )
 from secateur.recovery import recover
@@ -137,3 +138,10 @@ def test_an_input_that_says_nothing_keeps_its_weight():
     gram, start = np.diag([1.0, 0.0]), np.array([[2.0], [3.0]])
     fitted = masked_least_squares(gram, gram @ start, np.ones((2, 1), bool), start)
     assert fitted == pytest.approx(start)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ridge"), [(10, 1e-2), (100, 1e-2), (200, 1e-2 / 8), (1000, 1e-5), (2155, 1e-6)]
+)
+def test_fewer_rows_are_damped_more(rows, ridge):
+    assert ridge_of(100, rows) == pytest.approx(ridge)

@@ -317,6 +317,21 @@ def test_each_step_of_compensation_helps(trained, train, validation):
     assert error["bias"] < error["none"]
 
 
+def test_rows_fewer_than_inputs_do_not_make_a_repair_explode(trained, train, validation):
+    """Twenty rows for 33 inputs: other rows than these gain from it too."""
+    error = {
+        compensate: mean_squared_error(
+            shrink(
+                trained, train[:20], "units", keep=0.5, importance="magnitude",
+                compensate=compensate,
+            )[0],
+            validation,
+        )
+        for compensate in ("least_squares", "bias")
+    }  # fmt: skip
+    assert error["least_squares"] < error["bias"]
+
+
 def test_the_closed_form_beats_magnitude_and_chance(trained, train, validation):
     error = {
         importance: mean_squared_error(

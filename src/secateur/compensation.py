@@ -23,13 +23,11 @@ from secateur.graph import Group, inputs_at
 from secateur.graph.rules import rule_of
 from secateur.graph.trace import trace
 from secateur.graph.walk import Place
-from secateur.masks import alive, masked_least_squares
+from secateur.masks import alive, masked_least_squares, ridge_of
 from secateur.metrics import batches, mean_squared_error
 from secateur.mixing import LinearMap, Moments, linear_maps, moments_of
 
 Compensate = Literal["least_squares", "bias", "none"]
-
-RIDGE = 1e-6
 
 
 class Consumer:
@@ -47,7 +45,7 @@ class Consumer:
         moments: Moments,
         compensate: Compensate = "least_squares",
         root: np.ndarray | None = None,
-        ridge: float = RIDGE,
+        ridge: float | None = None,
     ) -> None:
         """Start from all units.
 
@@ -59,15 +57,17 @@ class Consumer:
                 alone, or nothing.
             root: (outputs, r), what `costs` weighs the outputs with, such as the root of how
                 strongly the model answers to them; all alike if None.
-            ridge: added to the moments' diagonal, as a share of its mean.
+            ridge: added to the moments' diagonal, as a share of its mean; by how many rows they are
+                of if None.
         """
         self.map = linear_map
         self.positions = positions
         self.compensate = compensate
         self.moments = moments
         inputs = len(moments.now)
+        self.ridge = ridge_of(inputs, moments.rows) if ridge is None else ridge
         # Where no input ever differs from zero, any damping gives a zero answer.
-        damping = np.full(inputs, ridge * np.trace(moments.now) / inputs or 1.0)
+        damping = np.full(inputs, self.ridge * np.trace(moments.now) / inputs or 1.0)
         if linear_map.bias is not None:
             damping[-1] = 0  # so that the bias takes over a constant exactly
         self.inverse = np.linalg.inv(moments.now + np.diag(damping))
@@ -120,7 +120,7 @@ class Consumer:
         """Give the layer its repaired kernel and bias."""
         if self.compensate == "least_squares" and self._is_sparse:
             fitted = masked_least_squares(
-                self.moments.now, self._wanted, self._alive, self.map.matrix()
+                self.moments.now, self._wanted, self._alive, self.map.matrix(), self.ridge
             )
             self.map.write(fitted)
         else:

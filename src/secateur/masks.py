@@ -25,6 +25,7 @@ Masks = Mapping[str, np.ndarray]
 not named."""
 
 RIDGE = 1e-6
+_RIDGE_OF_FEW = 1e-2  # with as many rows as inputs, or fewer
 _MOST_SHARED = 256  # values of a clustered kernel that training keeps shared
 _MOST_SHARED_OF_A_CHANNEL = 64  # on average, of one on a grid
 
@@ -120,6 +121,21 @@ def load_masks(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} holds no masks: {error}") from error
+
+
+def ridge_of(inputs: int, rows: int) -> float:
+    """How strongly least squares is damped, as a share of the mean diagonal of the Gram matrix.
+
+    Where rows are plenty a ridge only keeps what inputs share from being divided by zero. Where
+    they are few, other rows would see weights that explode: what is lost seems to be replaced best
+    by what hardly varies. Between the two the ridge falls with the third power of rows an input,
+    as was measured (`docs/decisions/damping-by-rows.md`).
+
+    Args:
+        inputs: of the layer.
+        rows: that its moments were taken of.
+    """
+    return max(RIDGE, _RIDGE_OF_FEW * min(1.0, inputs / rows) ** 3)
 
 
 def masked_least_squares(

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from secateur.graph import inputs_at
-from secateur.masks import alive, masked_least_squares
+from secateur.masks import alive, masked_least_squares, ridge_of
 from secateur.metrics import batches
 from secateur.mixing import POSITIONS, LinearMap, MixingLayer, mixing_layers
 
@@ -110,7 +110,9 @@ def _refit_layer(
     if not is_changed:
         return None
     gram, target, power, means = gram / rows, target / rows, power / rows, means / rows
-    kernel = masked_least_squares(gram, target, _alive(linear), start=linear.matrix())
+    kernel = masked_least_squares(
+        gram, target, _alive(linear), linear.matrix(), ridge_of(len(gram), rows)
+    )
     linear.write(kernel)
     # E|y - hV|², from moments alone.
     loss = power - 2 * float((kernel * target).sum()) + float((kernel * (gram @ kernel)).sum())

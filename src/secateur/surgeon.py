@@ -15,7 +15,9 @@ _BATCH_BYTES = 2**26
 _SHARE = 32  # of what is left in a column, so much leaves between two updates of whole matrices
 
 
-def leaving_costs(covariance: np.ndarray, kernel: np.ndarray, pattern: Pattern) -> np.ndarray:
+def leaving_costs(
+    covariance: np.ndarray, kernel: np.ndarray, pattern: Pattern, ridge: float = RIDGE
+) -> np.ndarray:
     """What each cell of a kernel costs when its turn comes, all others having been repaired.
 
     In each column the cheapest cell leaves, what it gave is taken over by those that stay, and the
@@ -27,6 +29,7 @@ def leaving_costs(covariance: np.ndarray, kernel: np.ndarray, pattern: Pattern) 
             no bias that could take a mean over.
         kernel: (inputs, outputs); zeros have left already.
         pattern: the cells. With N:M those that stay cost infinity.
+        ridge: added to the covariance's diagonal, as a share of its mean.
 
     Returns:
         (cells of the inputs, cells of the outputs) float64: how much the output's mean squared
@@ -37,10 +40,11 @@ def leaving_costs(covariance: np.ndarray, kernel: np.ndarray, pattern: Pattern) 
     # Columns with equally many cells take equally many steps.
     order = np.argsort(living.sum(axis=1), kind="stable")
     at_once = max(1, _BATCH_BYTES // (8 * len(kernel) ** 2))
+    damped = covariance + (ridge * np.trace(covariance) / len(kernel) or 1.0) * np.eye(len(kernel))
     found = np.zeros(living.shape)
     for start in range(0, len(order), at_once):
         some = order[start : start + at_once]
-        found[some] = _Columns(covariance, cells[some], living[some], pattern).costs()
+        found[some] = _Columns(damped, cells[some], living[some], pattern).costs()
     return found.T
 
 
@@ -51,7 +55,7 @@ class _Columns:
     """
 
     def __init__(
-        self, covariance: np.ndarray, weights: np.ndarray, living: np.ndarray, pattern: Pattern
+        self, damped: np.ndarray, weights: np.ndarray, living: np.ndarray, pattern: Pattern
     ) -> None:
         """Start from what is alive: weights (b, a, r, c), living (b, a)."""
         columns, cells, self.height, self.width = weights.shape
@@ -60,7 +64,7 @@ class _Columns:
         self.cell = np.tile(np.arange(cells), (columns, 1))
         self.found = np.where(living, np.inf, 0.0)
         self.dearest = np.zeros(columns)
-        self.inverse = _inverses(covariance, np.repeat(living, self.height, axis=1))
+        self.inverse = _inverses(damped, np.repeat(living, self.height, axis=1))
         self.run = np.arange(cells) // (pattern.among if pattern.stay else cells)
         lengths = np.bincount(self.run)
         gone = np.stack([np.bincount(self.run[~one], minlength=len(lengths)) for one in living])
@@ -186,12 +190,9 @@ def _take_out(
     inverse[where, place, place] = 1
 
 
-def _inverses(covariance: np.ndarray, living: np.ndarray) -> np.ndarray:
+def _inverses(damped: np.ndarray, living: np.ndarray) -> np.ndarray:
     """(b, n, n): the inverse among what is alive in each column; ones for what is not."""
-    inputs, entries = len(covariance), living.shape[1]
-    damping = RIDGE * np.trace(covariance) / inputs or 1.0
-    damped = np.eye(entries)  # what fills up the last cell is not alive
-    damped[:inputs, :inputs] = covariance + damping * np.eye(inputs)
+    entries = living.shape[1]  # what fills up the last cell is not alive
     found = np.empty((len(living), entries, entries))
     patterns, pattern_of = np.unique(living, axis=0, return_inverse=True)
     for number, pattern in enumerate(patterns):

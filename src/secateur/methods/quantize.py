@@ -104,7 +104,7 @@ class Quantize(Method):
     def _rounded(self, one: LinearMap, moments: Moments) -> np.ndarray:
         """(inputs [+ 1], outputs): a map on its grid, with the bias that fits."""
         from secateur.grids import rounded, rounded_with_compensation
-        from secateur.masks import alive, masked_least_squares, shared_values
+        from secateur.masks import alive, masked_least_squares, ridge_of, shared_values
 
         before = one.matrix()
         now, target = moments.now, moments.cross @ before
@@ -113,7 +113,9 @@ class Quantize(Method):
         if self.compensate == "least_squares" and not is_shared:
             may_change = np.ones(before.shape, bool)
             may_change[: one.inputs] = alive(one.kernel).ravel()[one.elements]
-            fitted = masked_least_squares(now, target, may_change, before)
+            fitted = masked_least_squares(
+                now, target, may_change, before, ridge_of(one.inputs, moments.rows)
+            )
             means = now[: one.inputs, one.inputs :]  # no column where there is no bias
             gram = now[: one.inputs, : one.inputs] - means @ means.T
             kernel = rounded_with_compensation(fitted[: one.inputs], gram)

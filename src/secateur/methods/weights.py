@@ -216,15 +216,19 @@ class Weights(Method):
     ) -> list[list[np.ndarray]]:
         """Per mixing layer and map, (cells of the inputs, cells of the outputs)."""
         from secateur.importance_of_weights import squared_gradients
+        from secateur.masks import ridge_of
         from secateur.mixing import moments_of
         from secateur.surgeon import leaving_costs
 
         gradients: list[Any] = [None] * len(mixing)
         if self.importance in ("taylor", "obs"):
             gradients = squared_gradients(
-                model, sample, [layer.kernel for layer in mixing],
-                of_loss=self.importance == "taylor", seed=self.seed,
-            )  # fmt: skip
+                model,
+                sample,
+                [layer.kernel for layer in mixing],
+                of_loss=self.importance == "taylor",
+                seed=self.seed,
+            )
         found = []
         for layer, gradient in zip(mixing, gradients, strict=True):
             needed = self.importance in ("wanda", "obs")
@@ -241,7 +245,12 @@ class Weights(Method):
                         means = now[: one.inputs, one.inputs]
                         covariance = covariance - np.outer(means, means)
                     scores.append(
-                        leaving_costs(covariance, weights * np.sqrt(sensitivity), pattern)
+                        leaving_costs(
+                            covariance,
+                            weights * np.sqrt(sensitivity),
+                            pattern,
+                            ridge_of(one.inputs, moments[number].rows),
+                        )
                     )
                     continue
                 squares = weights**2
@@ -262,7 +271,7 @@ class Weights(Method):
         first: str,
     ) -> None:
         """Refit layer after layer to what the original's gave, in place."""
-        from secateur.masks import kernels, masked_least_squares
+        from secateur.masks import kernels, masked_least_squares, ridge_of
         from secateur.mixing import mixing_layers, moments_of
 
         def known(one: keras.Model) -> list[Any]:
@@ -282,7 +291,8 @@ class Weights(Method):
                     if one.bias is not None:
                         allowed = np.vstack([allowed, np.ones((1, one.outputs), bool)])
                     target = moments.cross @ wanted
-                    matrix = masked_least_squares(moments.now, target, allowed, matrix)
+                    ridge = ridge_of(one.inputs, moments.rows)
+                    matrix = masked_least_squares(moments.now, target, allowed, matrix, ridge)
                 elif one.bias is not None:
                     matrix[-1] += moments.cross[-1] @ wanted - moments.now[-1] @ matrix
                 one.write(matrix)
