@@ -157,17 +157,26 @@ def consumers_of(
     return consumers
 
 
-def remove_cheapest(consumers: Sequence[Consumer], count: int) -> list[tuple[int, float]]:
+def remove_cheapest(
+    consumers: Sequence[Consumer], count: int, gone: Iterable[int] = ()
+) -> list[tuple[int, float]]:
     """Take out the unit that costs all its consumers least, again and again.
+
+    Args:
+        consumers: of one group.
+        count: how many units leave.
+        gone: those that have left before.
 
     Returns:
         `count` pairs of a unit and its cost, in the order they left.
     """
+    leaving = list(gone)
     removed: list[tuple[int, float]] = []
     for _ in range(count):
         costs = np.sum([consumer.costs() for consumer in consumers], axis=0)
-        costs[[unit for unit, _ in removed]] = np.inf
+        costs[leaving] = np.inf
         unit = int(np.argmin(costs))
+        leaving.append(unit)
         removed.append((unit, float(costs[unit])))
         for consumer in consumers:
             consumer.remove(unit)

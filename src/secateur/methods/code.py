@@ -202,36 +202,8 @@ def _removed(
     group: Group, model: keras.Model, sample: np.ndarray, count: int, first: list[int]
 ) -> list[tuple[int, float]]:
     """The units that leave, with what each costs the readers after the best repair."""
-    states = []
-    for covariance, kernel, _, rows in _readers(group, model, sample):
-        damping = _RIDGE * np.trace(covariance) / len(covariance) or 1.0
-        inverse = np.linalg.inv(covariance + damping * np.eye(len(covariance)))
-        states.append([inverse, kernel.copy(), rows])
-    removed: list[tuple[int, float]] = []
-    gone = np.zeros(group.units, bool)
-    for step in range(count):
-        costs = np.sum([_costs(*state) for state in states], axis=0)
-        cheapest = int(np.argmin(np.where(gone, np.inf, costs)))
-        unit = first[step] if step < len(first) else cheapest
-        removed.append((unit, float(costs[unit])))
-        gone[unit] = True
-        for state in states:
-            _remove(state, state[2][unit])
-    return removed
+    from secateur.compensation import consumers_of, remove_cheapest, remove_in_order
 
-
-def _costs(inverse: np.ndarray, kernel: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    lost = kernel[rows]
-    blocks = inverse[rows[:, :, None], rows[:, None, :]]
-    return np.asarray(np.einsum("uko,uko->u", lost, np.linalg.solve(blocks, lost)))
-
-
-def _remove(state: list[np.ndarray], leaving: np.ndarray) -> None:
-    inverse, kernel, _ = state
-    answer = np.linalg.solve(inverse[np.ix_(leaving, leaving)], inverse[leaving]).T
-    kernel -= answer @ kernel[leaving]
-    kernel[leaving] = 0
-    inverse -= answer @ inverse[leaving]
-    inverse[leaving] = 0
-    inverse[:, leaving] = 0
-    inverse[leaving, leaving] = 1
+    consumers = consumers_of(group, model, model, sample, "least_squares")
+    removed = remove_in_order(consumers, first)
+    return removed + remove_cheapest(consumers, count - len(first), gone=first)
