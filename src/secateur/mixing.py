@@ -293,7 +293,7 @@ def linear_maps(layer: Any, kernel: Any) -> tuple[LinearMap, ...]:
         kernel: one of its variables.
 
     Returns:
-        None if this kernel is no linear map that is known here.
+        None at all if this kernel is no linear map that is known here.
     """
     for one in layer._flatten_layers():
         if any(kernel is known for known in kernels_of(one)):

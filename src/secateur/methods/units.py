@@ -204,8 +204,9 @@ class _Cut:
                     )
                     if not kept:
                         continue  # nothing before this group has changed
+                original = self._model if kept else silenced  # alike as long as nothing is cut
                 consumers = consumers_of(
-                    group, silenced, self._model, self._sample, units.compensate, answers
+                    group, silenced, original, self._sample, units.compensate, answers
                 )
                 scene = Scene(group, consumers, silenced, self._sample)
                 removed, _ = leave(scene, count, units.importance, units.seed)
