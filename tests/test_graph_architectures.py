@@ -132,6 +132,21 @@ def test_half_of_an_architecture(make: Callable[[], keras.Model], tmp_path: Path
     assert np.array_equal(given(load(tmp_path / "small.keras"), rows), given(small, rows))
 
 
+def test_seven_tenths_of_a_published_network() -> None:
+    """Inverted residuals: depthwise between pointwise, and skips over both."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNetV2((32, 32, 3), 0.35, include_top=False, weights=None)
+    groups = [one for one in dependency_groups(model) if not one.frozen]
+    assert len(groups) == 23
+    kept = {one.name: np.arange(round(0.7 * one.units)) for one in groups}
+    small = keep_units(model, kept)
+    numbers = {name: len(units) for name, units in kept.items()}
+    assert Footprint(model).parameters(numbers) == count_parameters(small)
+    assert Footprint(model).macs(numbers) == count_macs(small)[0]
+    assert given(small, rows_of(model)).shape == given(model, rows_of(model)).shape
+
+
 @pytest.mark.parametrize("make", [variational, transformer, in_bfloat16])
 def test_an_architecture_is_shrunk_with_repair(make: Callable[[], keras.Model]) -> None:
     keras.backend.clear_session()
