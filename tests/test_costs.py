@@ -3,7 +3,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
+from tensorflow.python.framework import ops
+from tensorflow.python.profiler.internal import flops_registry  # noqa: F401
 
 from secateur.autoencoders import dense
 from secateur.costs import costs, count_macs
@@ -93,6 +96,64 @@ def test_foreign_layers_are_counted_in_tensorflows_graph_of_them():
     image = keras.Input((4, 6, 6, 2))
     hidden = layers.ConvLSTM2D(3, 3, padding="same")(image)
     assert count_macs(keras.Model(image, hidden))[0] == 4 * 36 * 9 * (2 + 3) * 12
+
+
+def separable():
+    image = keras.Input((16, 16, 3))
+    hidden = layers.SeparableConv2D(8, 3, padding="same")(layers.Conv2D(6, 3, 2)(image))
+    hidden = layers.Conv2DTranspose(5, 3, strides=2, padding="same")(hidden)
+    return keras.Model(image, layers.Conv2D(3, 1)(hidden))
+
+
+def dilated():
+    image = keras.Input((16, 16, 3))
+    hidden = layers.Conv2D(8, 3, dilation_rate=2)(layers.Conv2D(8, 3, padding="same")(image))
+    hidden = layers.DepthwiseConv2D(3, depth_multiplier=2)(hidden)
+    return keras.Model(image, layers.Dense(4)(layers.Flatten()(hidden)))
+
+
+def attentive():
+    tokens = keras.Input((5, 6))
+    hidden = layers.LayerNormalization()(layers.MultiHeadAttention(2, 4)(tokens, tokens))
+    return keras.Model(tokens, layers.Dense(6)(hidden))
+
+
+def recurrent():
+    steps = keras.Input((5, 6))
+    hidden = layers.LSTM(7, return_sequences=True, unroll=True)(steps)
+    return keras.Model(steps, layers.Dense(6)(layers.GRU(4, unroll=True)(hidden)))
+
+
+def along_time():
+    steps = keras.Input((12, 4))
+    hidden = layers.Conv1D(6, 3, padding="causal")(steps)
+    hidden = layers.EinsumDense("abc,cd->abd", (12, 5))(hidden)
+    return keras.Model(steps, layers.Conv1DTranspose(4, 3, 2, "same")(hidden))
+
+
+def macs_by_tensorflow(model):
+    """Half of the operations that TensorFlow's profiler counts in its own graph of the model."""
+    spec = tf.TensorSpec((1, *model.input_shape[1:]))
+    graph = tf.function(lambda rows: model(rows, training=False)).get_concrete_function(spec).graph
+    macs = 0
+    for one in graph.get_operations():
+        if one.type == "Einsum":  # which the profiler does not know
+            parts = one.get_attr("equation").decode().split("->")[0].split(",")
+            sizes = {
+                letter: size
+                for part, tensor in zip(parts, one.inputs, strict=True)
+                for letter, size in zip(part, tensor.shape, strict=True)
+            }
+            macs += int(np.prod(list(sizes.values())))
+        elif "MatMul" in one.type or "Conv" in one.type:
+            macs += ops.get_stats_for_node_def(graph, one.node_def, "flops").value / 2
+    return macs
+
+
+@pytest.mark.parametrize("make", [separable, dilated, attentive, recurrent, along_time])
+def test_tensorflow_counts_the_same(make):
+    model = make()
+    assert count_macs(model)[0] == macs_by_tensorflow(model)
 
 
 def test_a_layer_nobody_can_count_is_named():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,8 +14,8 @@ import tensorflow as tf
 from secateur.graph.labels import sizes
 from secateur.graph.walk import Place, graph_of, graph_of_model, nodes, run
 
-_UNCOMPILED = 8  # batches that are read without compiling
-_UNCOMPILED_NUMBERS = 2**25  # if so many numbers, and no more, are made of each
+_UNCOMPILED = 32  # pieces that are read without compiling
+_UNCOMPILED_NUMBERS = 2**25  # that are made at most of a piece
 
 Found = dict[Place, list[Any]]
 
@@ -33,21 +33,41 @@ def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], li
     """
     graph = graph_of_model(model)
 
-    def read(rows: Any) -> list[tf.Tensor]:
+    def read(rows: Any) -> list[list[tf.Tensor]]:
         found: Found = {place: [] for place in places}
-        _run(graph, keras.tree.flatten(rows), (), found)
-        return [tf.concat(found[place], 0) for place in places]
+        with contextlib.suppress(_Enough):
+            _run(graph, keras.tree.flatten(rows), (), found)
+        return [found[place] for place in places]
 
     compiled = tf.function(read, reduce_retracing=True)
     numbers = sum(math.prod(sizes(one.shape)) for one in _made(graph))
-    calls = itertools.count()
+    at_once = max(1, _UNCOMPILED_NUMBERS // numbers)
+    pieces_read = 0
 
     def read_batch(rows: Any) -> list[tf.Tensor]:
         # Compiling takes longer than a few batches do, but keeps less of them in memory.
-        is_small = len(keras.tree.flatten(rows)[0]) * numbers <= _UNCOMPILED_NUMBERS
-        return (read if is_small and next(calls) < _UNCOMPILED else compiled)(rows)
+        nonlocal pieces_read
+        count = len(keras.tree.flatten(rows)[0])
+        pieces_read += math.ceil(count / at_once)
+        if pieces_read > _UNCOMPILED:
+            return [tf.concat(calls, 0) for calls in compiled(rows)]
+        pieces = [read(piece) for piece in _pieces(rows, count, at_once)]
+        return [
+            tf.concat([tf.concat(call, 0) for call in zip(*calls, strict=True)], 0)
+            for calls in zip(*pieces, strict=True)
+        ]
 
     return read_batch
+
+
+def _pieces(rows: Any, count: int, at_once: int) -> Iterator[Any]:
+    for start in range(0, count, at_once):
+        piece = slice(start, start + at_once)
+        yield keras.tree.map_structure(operator.itemgetter(piece), rows)
+
+
+class _Enough(Exception):  # noqa: N818
+    """All that was asked for has been found."""
 
 
 def _made(graph: Any) -> Iterator[Any]:
@@ -61,6 +81,8 @@ def _made(graph: Any) -> Iterator[Any]:
 
 def _run(graph: Any, inputs: Sequence[Any], path: Place, found: Found) -> list[Any]:
     def call(node: Any, step: tuple[str, int], args: Any, kwargs: Any) -> list[Any]:
+        if all(found.values()):
+            raise _Enough
         place = (*path, step)
         tensors = [one for one in keras.tree.flatten((args, kwargs)) if tf.is_tensor(one)]
         if place in found:
