@@ -127,7 +127,7 @@ def recurrent():
 def along_time():
     steps = keras.Input((12, 4))
     hidden = layers.Conv1D(6, 3, padding="causal")(steps)
-    hidden = layers.EinsumDense("abc,cd->abd", (12, 5))(hidden)
+    hidden = layers.EinsumDense("abc,cd->abd", (None, 5))(hidden)
     return keras.Model(steps, layers.Conv1DTranspose(4, 3, 2, "same")(hidden))
 
 

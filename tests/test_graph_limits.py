@@ -9,6 +9,7 @@ from keras import layers, ops
 from rich.console import Console
 
 from secateur import shrink
+from secateur.costs import costs
 from secateur.errors import InputError
 from secateur.graph import dependency_groups, describe, keep_units
 
@@ -243,3 +244,16 @@ def test_a_fold_that_would_misplace_a_bias_is_left():
 def test_a_model_whose_biases_keras_misplaces_is_refused():
     with pytest.raises(InputError, match="as many filters as columns"):
         shrink(first(8, 4), np.zeros((2, 1, 6, 8), "float32"), "units", keep=0.5)
+
+
+def test_a_length_that_keras_loses_is_found_again() -> None:
+    """EinsumDense gives steps of unknown number, where its configuration does not name it."""
+    steps = keras.Input((12, 3))
+    hidden = layers.EinsumDense("abc,cd->abd", (None, 8), bias_axes="d", name="spread")(steps)
+    hidden = layers.Dense(6, name="read")(hidden)
+    model = keras.Model(steps, layers.Dense(3)(layers.Dense(2, name="code")(hidden)))
+    assert costs(model).macs == 12 * (3 * 8 + 8 * 6 + 6 * 2 + 2 * 3)
+    assert costs(model).peak_activation_bytes == 4 * 12 * (8 + 6)
+    small = keep_units(model, {"spread": [0, 3, 5], "read": [1]})
+    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+    assert costs(small).macs == 12 * (3 * 3 + 3 * 1 + 1 * 2 + 2 * 3)

@@ -15,6 +15,7 @@ from secateur.graph.rules import RULES, kind
 from secateur.graph.rules.attention import attention_sizes
 from secateur.graph.rules.carrying import same
 from secateur.graph.rules.joining import ELEMENT_WISE_OPERATIONS
+from secateur.graph.shapes import shapes_of
 from secateur.graph.walk import graph_of, graph_of_model, run
 
 _BYTES = 4  # of a float32
@@ -94,11 +95,12 @@ def _schedule(graph: Any, inputs: Sequence[_Buffer], steps: list[_Step]) -> list
             return _schedule(inner, reads, steps)
         if kind(node.operation) in _VIEWS:
             return reads[:1]
-        writes = [_Buffer(*tensor.shape[1:]) for tensor in node.outputs]
+        writes = [_Buffer(*shapes[id(tensor)][1:]) for tensor in node.outputs]
         inside = _INSIDE.get(type(node.operation), _one_step)
         steps.extend(inside(node, reads, writes))
         return writes
 
+    shapes = shapes_of(graph)
     return run(graph, inputs, call)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from secateur.graph.labels import Atoms, Ids, atoms_in, compact, sizes, spread, varying_axes
+from secateur.graph.shapes import Shape, shapes_of
 from secateur.graph.walk import Place, graph_of, graph_of_model, run
 
 Role = Literal["makes", "carries", "reads"]
@@ -91,7 +92,13 @@ class Call:
     """One call of an operation, as a rule sees it."""
 
     def __init__(
-        self, trace: Trace, node: Any, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        trace: Trace,
+        node: Any,
+        place: Place,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shapes: Mapping[int, Shape],
     ) -> None:
         self.trace = trace
         self.operation = node.operation
@@ -105,7 +112,7 @@ class Call:
         given = [one for one in keras.tree.flatten((args, tensors)) if isinstance(one, Labels)]
         self.inputs = [one.ids for one in given]
         self.input_shapes = [one.shape for one in given]
-        self.output_shapes = [sizes(tensor.shape) for tensor in node.outputs]
+        self.output_shapes = [sizes(shapes[id(tensor)]) for tensor in node.outputs]
 
     @property
     def input(self) -> Ids:
@@ -286,7 +293,7 @@ def trace(model: keras.Model, rule_of: Callable[[Any], Rule]) -> Trace:
 
 def _trace_graph(found: Trace, graph: Any, inputs: Sequence[Ids], path: Place) -> list[Ids]:
     def call(node: Any, step: tuple[str, int], args: Any, kwargs: Any) -> list[Labels]:
-        call = Call(found, node, (*path, step), args, kwargs)
+        call = Call(found, node, (*path, step), args, kwargs, shapes)
         inner = graph_of(node.operation)
         if inner is None:
             outputs = _apply(call, found.rule_of(node.operation))
@@ -300,10 +307,11 @@ def _trace_graph(found: Trace, graph: Any, inputs: Sequence[Ids], path: Place) -
         for tensor, ids in zip(node.outputs, outputs, strict=True):
             found.tensors.setdefault(id(tensor), ids)
         return [
-            Labels(ids, tensor.shape, tensor.dtype)
+            Labels(ids, shapes[id(tensor)], tensor.dtype)
             for ids, tensor in zip(outputs, node.outputs, strict=True)
         ]
 
+    shapes = shapes_of(graph)
     fitted = []
     for tensor, ids in zip(graph._inputs, inputs, strict=True):
         ids = _fit(found, ids, sizes(tensor.shape))
