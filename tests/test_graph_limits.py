@@ -11,7 +11,7 @@ from rich.console import Console
 from secateur import shrink
 from secateur.costs import costs
 from secateur.errors import InputError
-from secateur.graph import dependency_groups, describe, keep_units
+from secateur.graph import crossed_biases, dependency_groups, describe, keep_units
 
 
 class Doubled(layers.Layer):
@@ -230,6 +230,14 @@ def test_a_width_at_which_keras_misplaces_biases_is_passed_over():
     assert [layer.filters for layer in cut.layers if hasattr(layer, "filters")] == [7, 6, 4, 1]
     cut, _ = shrink(first(16, 12, 4, use_bias=False), rows, "units", keep=0.5)
     assert [layer.filters for layer in cut.layers if hasattr(layer, "filters")] == [8, 6, 4, 1]
+
+
+def test_biases_that_are_not_the_layers_own_are_passed_over():
+    """A recurrent convolution, whose cell has the bias."""
+    image = keras.Input((2, 1, 4, 4))
+    kept = {"data_format": "channels_first", "padding": "same", "return_sequences": True}
+    hidden = layers.TimeDistributed(layers.Dense(4))(layers.ConvLSTM2D(4, 3, **kept)(image))
+    assert crossed_biases(keras.Model(image, hidden)) == []
 
 
 def test_a_fold_that_would_misplace_a_bias_is_left():

@@ -43,9 +43,10 @@ def crossed_widths(group: Group) -> set[float]:
     found: set[float] = set()
     for part in group.carriers:
         columns = columns_of(part.layer)
-        if columns and part.variable is part.layer.bias:
+        bias: Any = getattr(part.layer, "bias", None)
+        if columns and part.variable is bias:
             units, each = part.positions.shape
-            others = part.variable.shape[0] - units * each
+            others = bias.shape[0] - units * each
             found |= {(one - others) / each for one in columns}
     return found
 
@@ -54,5 +55,5 @@ def _with_bias(graph: Any) -> Iterator[Any]:
     for operation in graph.operations:
         if graph_of(operation) is not None:
             yield from _with_bias(graph_of(operation))
-        elif getattr(operation, "use_bias", False) and columns_of(operation):
+        elif getattr(operation, "bias", None) is not None and columns_of(operation):
             yield operation
