@@ -103,11 +103,10 @@ def kill_after(folder: Path, seconds: float) -> tuple[str, int]:
 
 
 def at_work(log: str) -> str:
-    """The stages that a flow's log says began, or were found, without having ended."""
-    begun = re.findall(r"Task run '([^']+)' - (?:Starting|Beginning|Running)", log)
-    ended = re.findall(r"Task run '([^']+)' - Finished", log)
-    last = [line for line in log.splitlines() if line.strip()]
-    return ", ".join(sorted({*begun} - {*ended})) or (last[-1][-90:] if last else "at its start")
+    """The stages that a flow's log tells of and that had not ended."""
+    told = set(re.findall(r"Task run '([^']+)' - ", log))
+    ended = set(re.findall(r"Task run '([^']+)' - Finished", log))
+    return ", ".join(sorted(told - ended)) or f"between stages, {len(ended)} ended"
 
 
 def processes_in(folder: Path) -> int:
