@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from secateur import paths
 from secateur.card import card
 from secateur.detection import threshold
+from secateur.errors import InputError
 from secateur.manifest import write_manifest
 from secateur.settings import load_settings
 from secateur.sources.prepared import load_rows
@@ -27,9 +29,13 @@ def run() -> None:
 
     With it go the thresholds, a sample of what it was trained on, a page that says what it is, and
     the manifest.
+
+    Raises:
+        InputError: a refresh compared the winner with what serves, and kept what serves.
     """
     settings = load_settings()
     record = paths.read_json(paths.ELECTION / paths.CHAMPION_RECORD)
+    _check_not_kept_out(record["rung"])
     with paths.replacing(paths.CHAMPION) as folder:
         shutil.copytree(paths.EXPORTS / record["rung"], folder, dirs_exist_ok=True)
         shutil.copyfile(paths.SCHEMA, folder / paths.SCHEMA.name)
@@ -40,6 +46,25 @@ def run() -> None:
         (folder / paths.CARD).write_text(_card(folder))
         write_manifest(folder)
     logger.info("champion: %s with %d %s", record["rung"], record["value"], record["minimise"])
+
+
+def pairing(rung: str) -> list[str]:
+    """What tells one contest from another: the md5s of the winner's model and of what serves."""
+    files = paths.EXPORTS / rung / paths.FLOAT32, paths.CHAMPION / paths.MANIFEST
+    return [
+        hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() if file.exists() else ""
+        for file in files
+    ]
+
+
+def _check_not_kept_out(rung: str) -> None:
+    kept = paths.read_json(paths.KEPT) if paths.KEPT.exists() else None
+    if kept and kept["pairing"] == pairing(rung):
+        raise InputError(
+            f"{rung} is not promoted, because a refresh kept what serves: {kept['message']}. "
+            "`python -m flows.refresh --tolerance SHARE` compares again; to promote without a "
+            f"comparison, remove {paths.KEPT} first"
+        )
 
 
 def _thresholds(bundle: Path, quantile: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from secateur.metrics import batches, squared_errors
 from secateur.settings import load_settings
 from secateur.sources.prepared import load_anomalies, load_rows
 from secateur.sources.scaling import Scaling
+from tasks.champion import pairing
 from tasks.command import main
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 def run(tolerance: str) -> None:
     """Compare both on the new validation rows, and write what the guard says.
 
+    Whoever loses is remembered, so that the stage `champion` does not publish it after all when
+    `dvc repro` or the next run of the ladder comes to it.
+
     The rows are new to neither if the champion was trained on some of them: that speaks for the
     champion, so it errs on the side of keeping what serves.
     """
@@ -31,6 +35,11 @@ def run(tolerance: str) -> None:
     found = {"candidate": record["rung"], **contest(record["rung"], float(tolerance))}
     with paths.publishing(paths.REFRESH) as folder:
         paths.write_json(folder / paths.CONTEST, found)
+    paths.KEPT.unlink(missing_ok=True)
+    if "verdict" in found and not found["accepted"]:
+        with paths.publishing(paths.KEPT.parent) as folder:
+            lost = {"pairing": pairing(record["rung"]), "message": found["message"]}
+            paths.write_json(folder / paths.KEPT.name, lost)
     logger.info("%s: %s", "promote" if found["accepted"] else "keep", found["message"])
 
 

@@ -208,6 +208,31 @@ def test_the_guard_decides(workspace, better, accepted):
     assert found["accepted"] is accepted
     assert found["candidate"] == "round_2"
     assert "101 new validation rows" in found["message"]
+    served = (paths.CHAMPION / paths.FLOAT32).read_bytes()
+    candidate = (paths.EXPORTS / "round_2" / paths.FLOAT32).read_bytes()
+    if accepted:
+        champion_stage.run()
+        assert (paths.CHAMPION / paths.FLOAT32).read_bytes() == candidate != served
+    else:  # by whichever way the stage is run
+        with pytest.raises(
+            InputError, match=r"round_2 is not promoted, .* kept what serves: round_2"
+        ):
+            champion_stage.run()
+        assert (paths.CHAMPION / paths.FLOAT32).read_bytes() == served
+
+
+def test_who_lost_may_be_compared_again_and_others_are_not_kept_out(workspace):
+    new_validation(np.linspace(0.5, 2, FEATURES))
+    files = {path.name: path.read_bytes() for path in paths.CHAMPION.iterdir()}
+    errors = contest._errors_of_serving(files, np.load(paths.VALIDATION / paths.ROWS))
+    np.save(paths.errors_file(paths.EXPORTS / "round_2" / paths.FLOAT32), 1.5 * errors)
+    assert not refreshing.compare(0.1)["accepted"]
+    elect("round_1")
+    champion_stage.run()  # what serves, with another threshold, say
+    elect("round_2")
+    assert refreshing.compare(0.6)["accepted"]
+    champion_stage.run()
+    assert not paths.KEPT.exists()
 
 
 # News

@@ -77,6 +77,7 @@ PAGE = REPORTS / "index.html"
 REFRESH = REPORTS / "refresh"  # what the last refresh saw; no stage's out
 DRIFT = "drift.json"
 CONTEST = "contest.json"
+KEPT = SCRATCH / "kept.json"  # who lost against what serves in the last refresh, and against what
 ANNOUNCED = SCRATCH / "announced"  # the manifest's md5 of the champion that was last made known
 PICTURES = REPORTS / "pictures"
 
