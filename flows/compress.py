@@ -63,6 +63,7 @@ def compress(
     workers: Annotated[int, Field(ge=1)] = WORKERS,
     retries: Annotated[int, Field(ge=0)] = 0,
     pull: bool = False,
+    push: bool = False,
 ) -> State[Any]:
     """Shrink the autoencoder of the workspace in the current directory.
 
@@ -77,6 +78,7 @@ def compress(
         retries: How often to try a stage again that failed, a minute later; a mistake in data or
             settings is not tried again
         pull: Get what other machines pushed to DVC's remote instead of running it here
+        push: Push what this run leaves to DVC's remote, for other machines to pull
     """
     logger = begin()
     try:
@@ -88,10 +90,13 @@ def compress(
             overriding.write(overriding.overridden(overrides or ()))
             plan = checked_plan(workspace, target)
             monitor = Monitor(logger, lambda: server.gone)
+            if push:
+                workspace.check_remote()
             if pull:
                 workspace.fetch_runs()
             schedule = work_through(plan, workspace, monitor, force, workers, retries, pull)
-            return conclude(plan, schedule, monitor)
+            state = conclude(plan, schedule, monitor)
+            return pushed(workspace, state) if push else state
     except InputError as error:
         return Failed(name=REFUSED, message=str(error))
     except WorkspaceBusyError as error:
@@ -157,6 +162,17 @@ def conclude(plan: Sequence[Stage], schedule: Schedule, monitor: Monitor) -> Sta
     return Completed(
         name="Cached" if unchanged else "Completed", message=message, data=schedule.results
     )
+
+
+def pushed(workspace: Workspace, state: State[Any]) -> State[Any]:
+    """How a run ends whose stages are shared, those too that were finished before one failed."""
+    try:
+        workspace.push()
+    except VersioningError as error:
+        problems = [str(error)] if state.is_completed() else [str(state.message), str(error)]
+        return Failed(message="\n".join(problems))
+    get_run_logger().info("Pushed to DVC's remote %r", workspace.remote)
+    return state
 
 
 def worth_another_try(_: Any, __: Any, state: State[Any]) -> bool:
@@ -381,6 +397,7 @@ def main(words: Sequence[str] | None = None) -> int:
             asked.force,
             workers=asked.workers,
             pull=asked.pull,
+            push=asked.push,
             return_state=True,
         )
     )
@@ -434,6 +451,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pull", action="store_true",
         help="get what other machines pushed to DVC's remote instead of running it here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--push", action="store_true",
+        help="push what this run leaves to DVC's remote, for other machines to pull",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=_positive, default=WORKERS, metavar="N",

@@ -245,7 +245,7 @@ class Workspace:
             InputError: there is no default remote.
             VersioningError: it cannot be reached, or refuses.
         """
-        self._need_remote()
+        self.check_remote()
         with (
             self._speaking_to_remote("Nothing local has changed. To go on without it, do not pull"),
             self._turn,
@@ -259,7 +259,7 @@ class Workspace:
             InputError: there is no default remote.
             VersioningError: it cannot be reached, or refuses.
         """
-        self._need_remote()
+        self.check_remote()
         with (
             self._speaking_to_remote(
                 "Nothing local has changed. Run again, or `dvc push --run-cache`, when it is back"
@@ -268,7 +268,12 @@ class Workspace:
         ):
             self._patiently(lambda: self._repo.push(run_cache=True))
 
-    def _need_remote(self) -> None:
+    def check_remote(self) -> None:
+        """See that there is a default remote.
+
+        Raises:
+            InputError: there is none.
+        """
         if self.remote is None:
             raise InputError(
                 "this workspace has no default remote; `dvc remote add --default NAME URL` adds "

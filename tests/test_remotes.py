@@ -85,7 +85,17 @@ def clone(folder: Path, to: Path) -> Path:
     """A second workspace with what git tracks of the first, and an empty cache."""
     for words in (
         ["git", "add", "-A"],
-        ["git", "-c", "user.name=t", "-c", "user.email=t@example", "commit", "-qm", "all"],
+        [
+            "git",
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example",
+            "commit",
+            "-qm",
+            "all",
+            "--allow-empty",
+        ],
         ["git", "clone", "-q", ".", str(to)],
     ):
         subprocess.run(words, cwd=folder, check=True)
@@ -172,6 +182,27 @@ def test_what_was_never_pushed_is_run(toy, tmp_path, monkeypatch):
         workspace.fetch_runs()
         outcome = workspace.bring_up_to_date("start", lambda: make(start), pull=True)
     assert outcome is Outcome.RAN
+
+
+def test_a_part_is_pushed_by_one_and_another_part_by_another(toy, tmp_path, monkeypatch):
+    """Each clone runs what it is told to and pulls the rest; a third one runs nothing at all."""
+    add_remote(toy, str(tmp_path / "shared"))
+    clones = [clone(toy, tmp_path / name) for name in ("one", "two", "three")]
+    found = []
+    for folder, target in zip(clones, ("side@a", "side@b", None), strict=True):
+        monkeypatch.chdir(folder)
+        with Workspace() as workspace:
+            workspace.fetch_runs()
+            ran = {}
+            for stage in workspace.plan(target):
+                ran[stage.name] = workspace.bring_up_to_date(
+                    stage.name, lambda stage=stage: make(stage), pull=True
+                )
+            workspace.push()
+        found.append({name for name, outcome in ran.items() if outcome is Outcome.RAN})
+    assert found == [{"start", "side@a"}, {"side@b"}, {"join", "alone"}]
+    monkeypatch.chdir(clones[0])
+    assert pull_all(must_not_run)["join"] is Outcome.RESTORED
 
 
 def test_a_remote_that_fails_leaves_everything_and_says_what_to_do(toy, s3, monkeypatch):
