@@ -256,14 +256,19 @@ def _dask(workers: int, address: str | None) -> TaskRunner[Any]:
 
 def _ray(workers: int, address: str | None) -> TaskRunner[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:
+        # Ray listens on every address of a machine that can be part of a cluster.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     from prefect_ray import RayTaskRunner
 
     here = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     init_kwargs: dict[str, Any] = {"runtime_env": {"env_vars": here}}
     if address:
         return RayTaskRunner(address=address, init_kwargs=init_kwargs)
-    alone = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    return RayTaskRunner(init_kwargs=init_kwargs | alone)
+    # Not a cluster that happens to run on this machine, or has left its address there.
+    init_kwargs |= {"num_cpus": workers, "include_dashboard": False}
+    return RayTaskRunner(address="local", init_kwargs=init_kwargs)
 
 
 _RUNNERS: dict[str, Any] = {
