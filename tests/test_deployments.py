@@ -121,3 +121,13 @@ def test_process_on_the_leash_ends_with_its_starter():
     starter.kill()
     # Its end of the pipe closes with the child, who is the last to hold it.
     assert starter.communicate(timeout=10)[0] == ""
+
+
+def test_workers_in_clones_take_runs_that_pull_and_push_in_their_own_folder():
+    (wanted,) = yaml.safe_load((ROOT / "prefect-clones.yaml").read_text())["deployments"]
+    assert wanted["parameters"] == {"retries": 1, "pull": True, "push": True}
+    flow_of(wanted).validate_parameters(wanted["parameters"])
+    (step,) = wanted["pull"]
+    assert step == {
+        "prefect.deployments.steps.set_working_directory": {"directory": "{{ $SECATEUR_CLONE }}"}
+    }
