@@ -175,7 +175,7 @@ class Trainer:
             float(done.norm) / steps,
             float(done.largest_norm),
             bool(done.is_finite),
-            self._agreed(self._validation_loss()),
+            self._validation_loss(),
         )
 
     def _steps_left(self) -> int:
@@ -243,7 +243,7 @@ class Trainer:
     # Scores
 
     def _validation_loss(self) -> float:
-        return self._mean_error(self._validation)
+        return self._agreed(self._mean_error(self._validation))
 
     def _mean_error(self, rows: tf.Tensor) -> float:
         batch = min(1024, len(rows))
