@@ -27,9 +27,11 @@ from secateur.metrics import roc_auc, row_errors
 
 WIDTHS, CODE_SHARE = (64, 32), 0.25
 TRAINING = {"epochs": 200, "batch": 64, "learning_rate": 2e-3, "patience": 20}
-RECOVERY = {"epochs": 100, "batch": 64, "learning_rate": 2e-3, "patience": 15}
+# Longer than the baseline was trained; what shorter ones lose is in `docs/goals.md`.
+RECOVERY = {"epochs": 300, "batch": 64, "learning_rate": 2e-3, "patience": 60}
 GOAL = {"fit": {"macs": 0.25}}
-GUARD = {"metrics": {"auc": {"absolute": 0.05}}}
+# What the fewest anomalies can hold, 35 for validation: a stricter one rejects by chance.
+GUARD = {"metrics": {"auc": {"absolute": 0.1}}}
 ROUNDS = 6
 
 
