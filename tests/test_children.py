@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Childr
     (tmp_path / "tasks/__init__.py").write_text(
         '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
     )
+    forkserver._forkserver._stop()  # one that other tests began has imported the real package
     with Children(preload=()) as children:
         yield children
 

@@ -69,8 +69,8 @@ def convolutions():
     keras.utils.set_random_seed(0)
     image = keras.Input((16, 16, 8))
     h = layers.Conv2D(8, 3, padding="same", use_bias=False)(image)
-    h = layers.ReLU()(layers.BatchNormalization()(h))
-    h = layers.BatchNormalization()(h)
+    h = layers.ReLU()(layers.BatchNormalization(name="norm_behind")(h))
+    h = layers.BatchNormalization(name="norm_before")(h)
     h = layers.Conv2D(16, 3, padding="valid", strides=2, activation="relu")(h)
     h = layers.Conv2D(16, 3, padding="same", groups=2, activation="relu")(h)
     h = layers.SeparableConv2D(8, 3, padding="same", activation="relu")(h)
@@ -94,7 +94,7 @@ def test_the_file_stores_the_very_weights_of_the_model(convolutions, scheme, tmp
     assert len(kernels) == 9
     assert all(is_stored(kernel, stored) for kernel in kernels)
     assert [entry["layer"] for entry in report.groups if "folded_into" in entry] == [
-        "batch_normalization", "batch_normalization_1",
+        "norm_behind", "norm_before",
     ]  # fmt: skip
     assert report.skipped == []
 
