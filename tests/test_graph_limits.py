@@ -265,3 +265,12 @@ def test_a_length_that_keras_loses_is_found_again() -> None:
     small = keep_units(model, {"spread": [0, 3, 5], "read": [1]})
     assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
     assert costs(small).macs == 12 * (3 * 3 + 3 * 1 + 1 * 2 + 2 * 3)
+
+
+def test_axes_that_keras_turns_round_are_not_cut() -> None:
+    """Where an ellipsis is several axes; as long as they are equally long nobody sees it."""
+    image = keras.Input((4, 4, 3))
+    hidden = layers.Permute((3, 1, 2))(layers.Conv2D(4, 1, name="first")(image))
+    hidden = layers.EinsumDense("...x,xy->...y", 5, name="turned")(hidden)
+    model = keras.Model(image, layers.Dense(3)(layers.Dense(2)(layers.Flatten()(hidden))))
+    assert frozen(model)["first"] == "Keras turns round the axes that turned leaves alone"

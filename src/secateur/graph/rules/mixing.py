@@ -9,7 +9,7 @@ from keras import layers
 
 from secateur.graph.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
 from secateur.graph.labels import Ids, varying_axes
-from secateur.graph.rules.carrying import channel_axis, unknown
+from secateur.graph.rules.carrying import channel_axis, needing, unknown
 from secateur.graph.trace import Call, Rule
 
 
@@ -100,8 +100,14 @@ def _einsum_dense(call: Call) -> Ids | list[Ids]:
     read, kernel, made = einsum_letters(call.operation.equation, ids.ndim)
     shape = call.shape("kernel")
     lengths = {**dict(zip(kernel, shape, strict=True)), **dict(zip(read, ids.shape, strict=True))}
-    if tuple(lengths[letter] for letter in made) != call.output_shape:
-        return unknown(call)  # Keras itself mistakes the shape where an ellipsis is several axes
+    elided = ids.ndim - len(call.operation.equation.split(",")[0].replace("...", ""))
+    is_mistaken = tuple(lengths[letter] for letter in made) != call.output_shape
+    # Equally long axes hide it until one of them is cut.
+    is_hidden = elided > 2 and any(0 < axis < elided for axis in varying_axes(ids))
+    if call.operation.equation.startswith("...") and (is_mistaken or is_hidden):
+        return needing(call, f"Keras turns round the axes that {call.path} leaves alone")
+    if is_mistaken:
+        return unknown(call)
     kept = {read[axis]: call.along(ids, axis) for axis in varying_axes(ids) if read[axis] in made}
     outside = [units for letter, units in kept.items() if letter not in kernel]
     repeats = math.prod(size for letter, size in lengths.items() if letter not in kernel)
