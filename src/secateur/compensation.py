@@ -120,7 +120,7 @@ class Consumer:
         """Give the layer its repaired kernel and bias."""
         if self.compensate == "least_squares" and self._is_sparse:
             fitted = masked_least_squares(
-                self.moments.now, self._wanted, self._alive, self.map.matrix(), self.ridge
+                self.moments.now, self._wanted, self._alive, self.kernel, self.ridge
             )
             self.map.write(fitted)
         else:

@@ -287,14 +287,14 @@ class Weights(Method):
             for one, old, moments in zip(layer.maps, before.maps, found, strict=True):
                 allowed = mask.ravel()[one.elements]
                 matrix, wanted = one.matrix(), old.matrix()
+                if one.bias is not None:
+                    matrix[-1] += moments.cross[-1] @ wanted - moments.now[-1] @ matrix
                 if self.compensate == "least_squares":
                     if one.bias is not None:
                         allowed = np.vstack([allowed, np.ones((1, one.outputs), bool)])
                     target = moments.cross @ wanted
                     ridge = ridge_of(one.inputs, moments.rows)
                     matrix = masked_least_squares(moments.now, target, allowed, matrix, ridge)
-                elif one.bias is not None:
-                    matrix[-1] += moments.cross[-1] @ wanted - moments.now[-1] @ matrix
                 one.write(matrix)
 
 
