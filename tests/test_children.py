@@ -138,7 +138,7 @@ def test_stop_ends_a_body_at_once(children: Children, tmp_path: Path) -> None:
             time.sleep(0.01)
         children.stop()
 
-    threading.Thread(target=stop_when_asleep).start()
+    threading.Thread(target=stop_when_asleep, daemon=True).start()
     with pytest.raises(StoppedError):
         run(children, "sleep", tmp_path)
     wait_for_end_of(int(asleep.read_text()))
