@@ -33,6 +33,7 @@ PARAMS = {
         "round_1": {"parent": "baseline", "options": {"keep": 0.75}, "recovery": QUICK},
         "round_2": {"parent": "round_1", "options": {"keep": 0.75}, "recovery": QUICK},
     },
+    "goal": None,
     "guard": {"tolerance": 0.3},
     "export": {"calibration_rows": 64},
     "controls": {"from_scratch": False},
