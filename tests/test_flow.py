@@ -107,9 +107,9 @@ def lock(folder: Path) -> str:
 
 
 def test_second_run_and_dvc_repro_have_nothing_to_do(
-    toy: Path, prefect_home: dict[str, str], server: dict[str, str], tmp_path: Path
+    toy: Path, server: dict[str, str], tmp_path: Path
 ) -> None:
-    first = flow(toy, **prefect_home)
+    first = flow(toy, **server)
     assert first.returncode == 0, first.stderr
     assert ran(toy) == {"start", "side_a", "side_b", "join", "alone"}
     assert "hello from side_a" in first.stderr
