@@ -452,3 +452,12 @@ def test_other_numbers():
         "+150%",
     ]
     assert [function(None) for function in (count, times, kilobytes, percent)] == ["–"] * 4
+
+
+def test_a_pretrained_baseline_is_told_without_shapes_that_it_does_not_have():
+    arguments = example()
+    arguments["context"]["settings"]["baseline"]["architecture"] = "pretrained"
+    page = build_page(**arguments)
+    assert "pretrained autoencoder</p>" in page
+    assert "the model that was given, as it came" in page
+    assert "64-32-<b>16</b>" not in page
