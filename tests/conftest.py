@@ -52,6 +52,14 @@ def trained(train: np.ndarray, validation: np.ndarray):
     return model
 
 
+@pytest.fixture
+def _uncompiled(monkeypatch):
+    """As `_without_xla`, for one test."""
+    from secateur.training import loop
+
+    monkeypatch.setattr(loop, "convolves", lambda model: True)
+
+
 @pytest.fixture(scope="module")
 def _without_xla():
     """Its compiling takes longer than small trainings; which compiler it is changes no promise."""

@@ -100,6 +100,19 @@ def subject(method, request):
     return request.getfixturevalue(SUBJECTS.get(method, "trained"))
 
 
+@pytest.fixture(scope="session")
+def made():
+    return {}
+
+
+@pytest.fixture
+def shrunk(method, subject, train, made):
+    """What a method makes and reports, made once for all tests that only look at it."""
+    if method not in made:
+        made[method] = shrink(subject, train, method, **CUTS[method])
+    return made[method]
+
+
 @every_method
 def test_the_original_is_untouched(method, subject, train):
     before = subject.get_weights()
@@ -110,8 +123,8 @@ def test_the_original_is_untouched(method, subject, train):
 
 
 @every_method
-def test_the_result_costs_less_and_takes_and_gives_the_same_shapes(method, subject, train):
-    cut, _ = shrink(subject, train, method, **CUTS[method])
+def test_the_result_costs_less_and_takes_and_gives_the_same_shapes(method, subject, shrunk):
+    cut, _ = shrunk
     saved = SAVES.get(method, "nonzero_macs")
     after, before = (
         saved(model) if callable(saved) else getattr(costs(model), saved)
@@ -130,15 +143,15 @@ def test_cutting_nothing_changes_nothing(method, request, train, validation):
 
 
 @every_method
-def test_a_seed_gives_the_same_weights(method, subject, train):
-    one, other = (shrink(subject, train, method, **CUTS[method])[0] for _ in range(2))
+def test_a_seed_gives_the_same_weights(method, subject, train, shrunk):
+    one, other = shrunk[0], shrink(subject, train, method, **CUTS[method])[0]
     assert all(map(np.array_equal, one.get_weights(), other.get_weights()))
 
 
 @every_method
-def test_everything_is_accounted_for(method, subject, train):
+def test_everything_is_accounted_for(method, subject, shrunk):
     """Every hidden layer that a method works on is named: cut, or skipped with a reason."""
-    _, report = shrink(subject, train, method, **CUTS[method])
+    _, report = shrunk
     kinds = WORKS_ON.get(method, keras.layers.Layer)
     hidden = {layer.name for layer in subject.layers[1:-1] if isinstance(layer, kinds)}
     named = {entry["layer"] for entry in report.groups + report.skipped}
@@ -147,7 +160,7 @@ def test_everything_is_accounted_for(method, subject, train):
 
 
 @every_method
-def test_a_target_takes_the_place_of_the_amount(method, subject, train):
+def test_a_target_takes_the_place_of_the_amount(method, subject, train, shrunk):
     """Half of the way from the whole model to the cut one: met, never overshot, and told."""
     amount = METHODS[method].amount
     if amount is None:
@@ -156,7 +169,7 @@ def test_a_target_takes_the_place_of_the_amount(method, subject, train):
         return
     saved = SAVES.get(method, "nonzero_macs")
     before = getattr(costs(subject), saved)
-    asked = (before + getattr(costs(shrink(subject, train, method, **CUTS[method])[0]), saved)) // 2
+    asked = (before + getattr(costs(shrunk[0]), saved)) // 2
     options = {knob: value for knob, value in CUTS[method].items() if knob != amount.knob}
     cut, report = shrink(subject, train, method, {saved: asked}, **options)
     reached = getattr(costs(cut), saved)

@@ -30,6 +30,7 @@ def weights_digest(model: keras.Model) -> str:
     return hashlib.md5(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest()
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_the_original_is_untouched(untrained, train, validation):
     before = weights_digest(untrained)
     recover(untrained, train, validation, epochs=1)
@@ -50,12 +51,14 @@ def test_training_lowers_the_error_and_reports_it(untrained, train, validation):
     assert history.validation_loss < 0.5 * history.table["validation_loss"][0]
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_the_learning_rate_follows_a_cosine_to_zero(untrained, train, validation):
     _, history = recover(untrained, train, validation, epochs=4, learning_rate=1e-2)
     expected = [1e-2 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
     assert list(history.table["learning_rate"][1:]) == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_a_model_never_comes_back_worse(trained, train, validation):
     """A rate too high spoils every epoch; the model as it came is then the best."""
     model, history = recover(trained, train, validation, epochs=2, learning_rate=0.02, attempts=1)
@@ -63,6 +66,7 @@ def test_a_model_never_comes_back_worse(trained, train, validation):
     assert np.array_equal(model(validation), trained(validation))
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_training_stops_when_patience_ends(trained, train, validation):
     _, history = recover(trained, train, validation, epochs=50, learning_rate=0.02, patience=3)
     assert history.epochs == history.best_epoch + 3
@@ -136,6 +140,7 @@ def test_streamed_rows_train_as_well_as_resident_ones(untrained, train, validati
     assert streamed.validation_loss == pytest.approx(resident.validation_loss, rel=0.1)
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_a_teacher_pulls_the_student_to_its_outputs(untrained, trained, train, validation):
     options = {"epochs": 5, "batch": 32, "learning_rate": 3e-3}
     alone, _ = recover(untrained, train, validation, **options)
@@ -145,6 +150,7 @@ def test_a_teacher_pulls_the_student_to_its_outputs(untrained, trained, train, v
     assert distances[0] < distances[1]
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_batch_norm_statistics_are_trained(train, validation):
     row = keras.Input((64,))
     hidden = keras.layers.BatchNormalization()(keras.layers.Dense(16, "relu")(row))
@@ -154,6 +160,7 @@ def test_batch_norm_statistics_are_trained(train, validation):
     assert np.abs(moved).max() > 0.01
 
 
+@pytest.mark.usefixtures("_uncompiled")
 def test_progress_is_logged_for_whoever_listens(untrained, train, validation, caplog):
     with caplog.at_level(logging.INFO, "secateur.recovery"):
         recover(untrained, train, validation, epochs=2, name="round_7")
