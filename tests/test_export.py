@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -25,7 +20,6 @@ from secateur.export import (
 from secateur.latency import measure_latency
 from secateur.litert import LiteRTModel, run_litert
 from secateur.metrics import reconstruct
-from secateur.saving import save
 
 ROWS = (load_digits().data / 16).astype(np.float32)
 
@@ -118,32 +112,6 @@ def test_graph_that_spells_the_batch_size_out_runs_row_by_row(tmp_path):
     export_float32(model, tmp_path / "model.tflite", ROWS[:8])
     outputs = run_litert(tmp_path / "model.tflite", ROWS[:40])
     np.testing.assert_allclose(outputs, reconstruct(model, ROWS[:40]), atol=1e-5)
-
-
-def test_bytes_are_the_same_in_another_process(model, files, tmp_path):
-    save(model, tmp_path / "model.keras")
-    np.save(tmp_path / "rows.npy", ROWS[:256])
-    code = """\
-import hashlib, json, sys
-import numpy as np
-from secateur.export import export_float32, export_int8
-from secateur.saving import load
-model, rows = load("model.keras"), np.load("rows.npy")
-export_float32(model, "a.tflite", rows[:64])
-export_int8(model, "b.tflite", rows)
-files = [open(name, "rb").read() for name in ("a.tflite", "b.tflite")]
-print(json.dumps([hashlib.md5(file).hexdigest() for file in files]))
-"""
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    here = [hashlib.md5(files[kind].read_bytes()).hexdigest() for kind in ("float32", "int8")]
-    assert json.loads(elsewhere.stdout) == here
 
 
 @pytest.mark.parametrize("export", [export_float32, export_int8])
