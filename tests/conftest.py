@@ -52,19 +52,14 @@ def trained(train: np.ndarray, validation: np.ndarray):
     return model
 
 
-@pytest.fixture
-def _uncompiled(monkeypatch):
-    """As `_without_xla`, for one test."""
-    from secateur.training import loop
-
-    monkeypatch.setattr(loop, "convolves", lambda model: True)
-
-
-@pytest.fixture(scope="module")
-def _without_xla():
+def _train_without_xla():
     """Its compiling takes longer than small trainings; which compiler it is changes no promise."""
     from secateur.training import loop
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "convolves", lambda model: True)
         yield
+
+
+_without_xla = pytest.fixture(_train_without_xla, scope="module", name="_without_xla")
+_uncompiled = pytest.fixture(_train_without_xla, name="_uncompiled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -63,10 +64,7 @@ def conv(
         hidden = normed(hidden, made)
     grid = hidden.shape[1:]
     hidden = layers.Dense(code, code_activation, name="code")(layers.Flatten()(hidden))
-    size = 1
-    for length in grid:
-        size *= length
-    hidden = layers.Dense(size, activation, name="expanded")(hidden)
+    hidden = layers.Dense(math.prod(grid), activation, name="expanded")(hidden)
     hidden = layers.Reshape(grid)(hidden)
     for place, filters in enumerate([*reversed(widths[:-1]), widths[0]], start=1):
         hidden = normed(hidden, transposed(filters, 3, name=f"decoder_{place}", **options))
