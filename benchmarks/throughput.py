@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _compare(train: np.ndarray, batch: int, rounds: int) -> list[object]:
-    loop_epoch = _epochs(network(), train, batch)
+    loop_epoch = epoch_of(network(), train, batch)
     kept = network()
     kept.compile(keras.optimizers.Adam(1e-3), "mse")
     times: dict[str, list[float]] = {"loop": [], "fit": [], "matmul": []}
@@ -76,7 +76,7 @@ def _compilers(name: str, rows: np.ndarray, rounds: int) -> list[object]:
     """One network's training under both compilers, in turns."""
     times: dict[bool, list[float]] = {True: [], False: []}
     model = NETWORKS[name]()
-    epochs = {xla: _epochs(NETWORKS[name](), rows, 128, xla) for xla in times}
+    epochs = {xla: epoch_of(NETWORKS[name](), rows, 128, xla) for xla in times}
     for _ in range(rounds + 1):
         for xla, epoch in epochs.items():
             times[xla].append(_seconds(epoch))
@@ -84,7 +84,7 @@ def _compilers(name: str, rows: np.ndarray, rounds: int) -> list[object]:
     return [name, *speeds, "TensorFlow's kernels" if convolves(model) else "XLA"]
 
 
-def _epochs(
+def epoch_of(
     model: keras.Model, rows: np.ndarray, batch: int, xla: bool | None = None
 ) -> Callable[[], object]:
     """What trains for an epoch each time it is called."""

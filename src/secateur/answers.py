@@ -12,12 +12,14 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from secateur.graph import numbers_made
 from secateur.graph.kinds import CONVOLUTIONS, SEPARABLE, TRANSPOSED
 from secateur.importance_of_weights import squared_gradients
 from secateur.metrics import batches
 from secateur.mixing import LinearMap
 
-_ROWS, _ROWS_AT_ONCE = 2048, 32
+_ROWS = 2048
+_NUMBERS = 2**24  # that layers make at most of the rows that are asked together
 _SIGNS = 4  # that each row is asked with: fewer leave much noise, more rows change little
 _OUTPUTS = 2048  # of a layer with more, only the diagonal is taken
 _RANK, _NOTHING = 1e-9, 1e-30
@@ -40,7 +42,7 @@ class Answers:
             seed: of the signs.
         """
         self._model, self._seed = model, seed
-        self._rows = np.asarray(sample[:: max(1, len(sample) // _ROWS)])
+        self._rows = np.asarray(sample[:: math.ceil(len(sample) / _ROWS)])
         self._numbers = math.prod(model.output_shape[1:])
         self._found = self._of_layers()
 
@@ -70,7 +72,7 @@ class Answers:
         known = [layer for layer in self._model._flatten_layers() if _can_tell(layer)]
         answer = _compiled(self._model, known)
         totals: list[Any] = [0.0] * len(known)
-        for number, batch in enumerate(batches(self._rows, _ROWS_AT_ONCE)):
+        for number, batch in enumerate(batches(self._rows, self._rows_at_once())):
             asked = tf.constant(np.repeat(batch, _SIGNS, axis=0))
             given = answer(asked, tf.constant([self._seed, number]))
             totals = [
@@ -81,6 +83,10 @@ class Answers:
             id(_kernel(layer)): total / (_SIGNS * len(self._rows) * self._numbers)
             for layer, total in zip(known, totals, strict=True)
         }
+
+    def _rows_at_once(self) -> int:
+        made = numbers_made(self._model)
+        return min(max(_NUMBERS // (_SIGNS * made), 32), 256)
 
     def _by_kernel(self, linear_map: LinearMap) -> np.ndarray:
         """(outputs,): S's diagonal times the input's power, from the kernel's gradients."""

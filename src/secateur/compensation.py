@@ -25,7 +25,7 @@ from secateur.graph.trace import trace
 from secateur.graph.walk import Place
 from secateur.masks import alive, masked_least_squares, ridge_of
 from secateur.metrics import batches, mean_squared_error
-from secateur.mixing import LinearMap, Moments, linear_maps, moments_of
+from secateur.mixing import LinearMap, Moments, Remembered, linear_maps, moments_of
 
 Compensate = Literal["least_squares", "bias", "none"]
 
@@ -130,7 +130,7 @@ class Consumer:
 def consumers_of(
     group: Group,
     model: keras.Model,
-    original: keras.Model,
+    original: keras.Model | Remembered,
     sample: np.ndarray,
     compensate: Compensate,
     answers: Answers | None = None,
@@ -140,7 +140,7 @@ def consumers_of(
     Args:
         group: of `model`.
         model: the model as it is cut so far.
-        original: the same model before any cut.
+        original: the same model before any cut, or what is remembered of it and the sample.
         sample: (rows, ...) calibration sample.
         compensate: see `Consumer`.
         answers: how the model answers to what its layers give, which costs then go by.

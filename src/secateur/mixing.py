@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from secateur.graph import inputs_at
+from secateur.graph import inputs_at, numbers_made
 from secateur.graph.kinds import (
     ATTENTION,
     CONVOLUTIONS,
@@ -42,6 +43,7 @@ from secateur.metrics import batches
 
 POSITIONS = 2**16  # rows that are taken of a sample where one row of it gives many
 _CHUNK_BYTES = 2**25
+_REMEMBERED_NUMBERS = 2**26  # that a model makes of a sample whose parts are kept in memory
 
 
 class _Piece(NamedTuple):
@@ -301,12 +303,48 @@ def linear_maps(layer: Any, kernel: Any) -> tuple[LinearMap, ...]:
     return ()
 
 
+class Remembered:
+    """What the mixing layers of a model read of a sample, kept in memory where that is little.
+
+    Repairs look at the original beside the model as it is cut so far, once a layer: without a
+    memory the original is run anew, from its input on, each time.
+    """
+
+    def __init__(self, model: keras.Model, sample: np.ndarray) -> None:
+        """Remember nothing yet.
+
+        Args:
+            model: a built functional or Sequential model, which does not change any more.
+            sample: (rows, ...) in its input shape.
+        """
+        self._model, self._sample = model, sample
+
+    def inputs_at(self, places: Sequence[Place]) -> Iterator[list[Any]]:
+        """Batch after batch of the sample, what the calls at these places read."""
+        if all(place in self._kept for place in places):
+            return (list(found) for found in zip(*(self._kept[one] for one in places), strict=True))
+        return _inputs(self._model, places, self._sample)
+
+    @cached_property
+    def _kept(self) -> dict[Place, list[Any]]:
+        if len(self._sample) * numbers_made(self._model) > _REMEMBERED_NUMBERS:
+            return {}
+        places = {place: None for layer in mixing_layers(self._model) for place in layer.places}
+        found = zip(*_inputs(self._model, list(places), self._sample), strict=True)
+        return {place: list(one) for place, one in zip(places, found, strict=True)}
+
+
+def _inputs(model: keras.Model, places: Sequence[Place], sample: np.ndarray) -> Iterator[list[Any]]:
+    read = inputs_at(model, places)
+    return (read(batch) for batch in batches(sample))
+
+
 def moments_of(
     maps: Sequence[LinearMap],
     places: Sequence[Place],
     model: keras.Model,
     sample: np.ndarray,
-    before: keras.Model | None = None,
+    before: keras.Model | Remembered | None = None,
     positions: int = POSITIONS,
 ) -> tuple[Moments, ...]:
     """The second moments of what maps read, gathered over a sample.
@@ -316,16 +354,20 @@ def moments_of(
         places: the calls of that layer, in `model` and in `before`.
         model: the model as it is cut so far.
         sample: (rows, ...) in the model's input shape.
-        before: the same model before any cut; without it nothing is said to have moved.
+        before: the same model before any cut, or what is remembered of it and this sample; without
+            it nothing is said to have moved.
         positions: how many rows are taken at most where a row of the sample gives several; never
             fewer than the sample's.
     """
     found = tuple(Moments(one.height) for one in maps)
-    models = (model,) if before is None or before is model else (model, before)
-    readers = [inputs_at(one, places) for one in models]
-    for number, batch in enumerate(batches(sample)):
+    read = [_inputs(model, places, sample)]
+    if isinstance(before, Remembered):
+        read.append(before.inputs_at(places))
+    elif before is not None and before is not model:
+        read.append(_inputs(before, places, sample))
+    for number, (batch, *calls) in enumerate(zip(batches(sample), *read, strict=True)):
         limit = max(len(batch), positions * len(batch) // len(sample))
-        for inputs in zip(*(reader(batch) for reader in readers), strict=True):
+        for inputs in zip(*calls, strict=True):
             for one, moments in zip(maps, found, strict=True):
                 for columns, rows in one.pieces(*inputs, limit=limit, seed=number):
                     moments.add(columns, *rows)

@@ -6,7 +6,7 @@ from secateur.graph.describe import describe
 from secateur.graph.folding import fold_norms, foldable_norms
 from secateur.graph.footprint import Footprint
 from secateur.graph.groups import Group, KeptUnits, Slice, dependency_groups
-from secateur.graph.reading import calls_noted, inputs_at
+from secateur.graph.reading import calls_noted, inputs_at, numbers_made
 from secateur.graph.rebuild import keep_units, replace_layers
 from secateur.graph.walk import layer_at
 
@@ -26,6 +26,7 @@ __all__ = [
     "is_crossed",
     "keep_units",
     "layer_at",
+    "numbers_made",
     "replace_layers",
     "with_code",
 ]

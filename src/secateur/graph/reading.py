@@ -40,8 +40,7 @@ def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], li
         return [found[place] for place in places]
 
     compiled = tf.function(read, reduce_retracing=True)
-    numbers = sum(math.prod(sizes(one.shape)) for one in _made(graph))
-    at_once = max(1, _UNCOMPILED_NUMBERS // numbers)
+    at_once = max(1, _UNCOMPILED_NUMBERS // numbers_made(model))
     pieces_read = 0
 
     def read_batch(rows: Any) -> list[tf.Tensor]:
@@ -58,6 +57,11 @@ def inputs_at(model: keras.Model, places: Sequence[Place]) -> Callable[[Any], li
         ]
 
     return read_batch
+
+
+def numbers_made(model: keras.Model) -> int:
+    """How many numbers all calls of a model make of one row, nested models' included."""
+    return sum(math.prod(sizes(one.shape)) for one in _made(graph_of_model(model)))
 
 
 def _pieces(rows: Any, count: int, at_once: int) -> Iterator[Any]:

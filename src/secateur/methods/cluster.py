@@ -57,10 +57,11 @@ class Cluster(Method):
     def shrink(self, model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, RoundReport]:
         """See `Method.shrink`."""
         from secateur.masks import kernels
-        from secateur.mixing import mixing_layers, moments_of
+        from secateur.mixing import Remembered, mixing_layers, moments_of
         from secateur.saving import copy_model
 
         shared, plain = copy_model(model), copy_model(model)
+        original = Remembered(model, sample)
         report = RoundReport(uncompensated=plain)
         mixing = {id(one.kernel): one for one in mixing_layers(shared)}
         plain_kernels = kernels(plain)
@@ -72,7 +73,7 @@ class Cluster(Method):
                 continue
             layer = mixing.get(id(kernel))
             maps = layer.maps if layer else ()
-            moments = moments_of(maps, layer.places, shared, sample, model) if layer else ()
+            moments = moments_of(maps, layer.places, shared, sample, original) if layer else ()
             labels, means = self._clusters(weights, _strengths(weights, maps, moments))
             plain_kernels[path].assign(means[labels])
             if layer and self.fit == "least_squares":

@@ -83,8 +83,9 @@ class Quantize(Method):
         """Round kernel after kernel, in place, each seeing what those before it have become."""
         from secateur.grids import axes_of, lies_on_grid, stored_layers
         from secateur.masks import kernels
-        from secateur.mixing import moments_of
+        from secateur.mixing import Remembered, moments_of
 
+        original = Remembered(model, sample)
         stored = {id(layer.kernel): layer for layer in stored_layers(on_grid, self.scheme)}
         known = {id(layer.kernel) for layer in stored.values()}
         for path, kernel in kernels(on_grid).items():
@@ -96,7 +97,7 @@ class Quantize(Method):
                 reason = "it lies on the grid already"
                 report.skipped.append({"layer": layer.path, "units": units, "reason": reason})
                 continue
-            found = moments_of(layer.maps, layer.places, on_grid, sample, model)
+            found = moments_of(layer.maps, layer.places, on_grid, sample, original)
             for one, moments in zip(layer.maps, found, strict=True):
                 one.write(self._rounded(one, moments))
             report.groups.append(_what_went(layer.path, units, "int8"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from secateur.answers import Answers
     from secateur.budgets import Budget
     from secateur.graph import Group
+    from secateur.mixing import Remembered
 
 Importance = Literal[
     "obs", "obs_layer", "magnitude", "magnitude_l1", "magnitude_l2", "taylor", "obd", "fpgm",
@@ -167,6 +168,12 @@ class _Cut:
         self._silenced = copy_model(model)
 
     @cached_property
+    def _original(self) -> Remembered:
+        from secateur.mixing import Remembered
+
+        return Remembered(self._model, self._sample)
+
+    @cached_property
     def answers(self) -> Answers:
         """How the whole model answers to its layers."""
         from secateur.answers import Answers
@@ -204,7 +211,7 @@ class _Cut:
                     )
                     if not kept:
                         continue  # nothing before this group has changed
-                original = self._model if kept else silenced  # alike as long as nothing is cut
+                original = self._original if kept else silenced  # alike as long as nothing is cut
                 consumers = consumers_of(
                     group, silenced, original, self._sample, units.compensate, answers
                 )

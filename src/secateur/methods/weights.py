@@ -272,18 +272,18 @@ class Weights(Method):
     ) -> None:
         """Refit layer after layer to what the original's gave, in place."""
         from secateur.masks import kernels, masked_least_squares, ridge_of
-        from secateur.mixing import mixing_layers, moments_of
+        from secateur.mixing import Remembered, mixing_layers, moments_of
 
         def known(one: keras.Model) -> list[Any]:
             ids = {id(kernel) for kernel in kernels(one).values()}
             return [layer for layer in mixing_layers(one) if id(layer.kernel) in ids]
 
-        begun = False
+        begun, original = False, Remembered(model, sample)
         for layer, before, mask in zip(known(repaired), known(model), masks, strict=True):
             begun = begun or layer.path == first
             if not begun:
                 continue  # nothing up to here has changed
-            found = moments_of(layer.maps, layer.places, repaired, sample, model)
+            found = moments_of(layer.maps, layer.places, repaired, sample, original)
             for one, old, moments in zip(layer.maps, before.maps, found, strict=True):
                 allowed = mask.ravel()[one.elements]
                 matrix, wanted = one.matrix(), old.matrix()
