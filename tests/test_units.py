@@ -59,6 +59,55 @@ def test_every_importance_cuts_to_the_same_widths(importance, convolutional, ima
     assert [len(group["removed"]) for group in report.groups] == [4, 4, 3]
 
 
+def normed(use_bias: bool) -> keras.Model:
+    """Two convolutions, the second of which a BatchNormalization reads."""
+    x = keras.Input((8, 8, 1))
+    h = layers.Conv2D(8, 3, padding="same", activation="relu", name="first")(x)
+    h = layers.Conv2D(4, 3, strides=2, padding="same", use_bias=use_bias, name="second")(h)
+    h = layers.ReLU()(layers.BatchNormalization(name="norm")(h))
+    h = layers.Conv2DTranspose(4, 3, strides=2, padding="same", use_bias=use_bias, name="up")(h)
+    h = layers.ReLU()(layers.BatchNormalization()(h))
+    return keras.Model(x, layers.Conv2D(1, 3, padding="same", name="output")(h))
+
+
+@pytest.mark.parametrize("compensate", ["least_squares", "bias"])
+def test_a_normalization_takes_over_what_a_missing_bias_would(compensate, images):
+    keras.utils.set_random_seed(0)
+    without, with_bias = normed(False), normed(True)
+    without = recover(without, images, images[:200], epochs=2, batch=32, learning_rate=3e-3)[0]
+    for layer, other in zip(without.layers, with_bias.layers, strict=True):
+        biases = [np.zeros(layer.filters)] if layer.name in ("second", "up") else []
+        other.set_weights([*layer.get_weights(), *biases])
+    outputs = [
+        shrink(model, images[:300], "units", keep=0.5, compensate=compensate)[0](images[300:400])
+        for model in (without, with_bias)
+    ]
+    np.testing.assert_allclose(*outputs, atol=1e-4)
+
+
+def test_what_reads_behind_a_skip_follows_cuts_within_it(images):
+    """The code reads what two groups make, of which the inner one is cut last."""
+    x = keras.Input((8, 8, 1))
+    skip = layers.Conv2D(12, 3, strides=2, padding="same", activation="relu", name="first")(x)
+    h = layers.Conv2D(12, 3, padding="same", activation="relu", name="inner")(skip)
+    h = layers.Conv2D(12, 3, padding="same", activation="relu", name="second")(h)
+    h = layers.Flatten()(layers.Add()([h, skip]))
+    h = layers.Dense(6, name="code")(h)
+    keras.utils.set_random_seed(0)
+    model = keras.Model(x, layers.Reshape((8, 8, 1))(layers.Dense(64, name="output")(h)))
+    cut, report = shrink(model, images[:600], "units", keep=0.5)
+    assert [group["layer"] for group in report.groups] == ["first", "inner"]
+
+    def seen(one: keras.Model) -> tuple[np.ndarray, np.ndarray]:
+        code = one.get_layer("code")
+        read, made = keras.Model(one.input, [code.input, code.output])(images[:600])
+        return np.hstack([read, np.ones((600, 1))]), np.asarray(made, np.float64)
+
+    (_, wanted), (read, given) = seen(model), seen(cut)
+    nearest = read @ np.linalg.lstsq(read, wanted)[0]
+    assert np.square(given - wanted).mean() < 1.05 * np.square(nearest - wanted).mean()
+
+
 def test_a_filter_that_gives_nothing_leaves_without_changing_the_output(images):
     keras.utils.set_random_seed(1)
     model = network()

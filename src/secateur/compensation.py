@@ -12,20 +12,31 @@ squares (He et al. 2017) and in Optimal Brain Compression (Frantar & Alistarh 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from secateur.answers import Answers
-from secateur.graph import Group, inputs_at
+from secateur.graph import Group, foldable_norms, inputs_at, layer_at
+from secateur.graph.kinds import DEPTHWISE, SEPARABLE
 from secateur.graph.rules import rule_of
 from secateur.graph.trace import trace
 from secateur.graph.walk import Place
 from secateur.masks import alive, masked_least_squares, ridge_of
 from secateur.metrics import batches, mean_squared_error
-from secateur.mixing import LinearMap, Moments, Remembered, linear_maps, moments_of
+from secateur.mixing import (
+    LinearMap,
+    Moments,
+    Remembered,
+    linear_maps,
+    mixing_layers,
+    moments_of,
+    with_mean_of,
+)
 
 Compensate = Literal["least_squares", "bias", "none"]
 
@@ -36,6 +47,7 @@ class Consumer:
     Attributes:
         kernel: (inputs, outputs) float64; a bias is its last row, whose input is always one. Rows
             of units that left are zero.
+        places: the calls that read with the map.
     """
 
     def __init__(
@@ -46,6 +58,8 @@ class Consumer:
         compensate: Compensate = "least_squares",
         root: np.ndarray | None = None,
         ridge: float | None = None,
+        places: tuple[Place, ...] = (),
+        before: np.ndarray | None = None,
     ) -> None:
         """Start from all units.
 
@@ -59,8 +73,11 @@ class Consumer:
                 strongly the model answers to them; all alike if None.
             ridge: added to the moments' diagonal, as a share of its mean; by how many rows they are
                 of if None.
+            places: the calls that read with the map.
+            before: (inputs, outputs), the matrix before any cut; the map's if None.
         """
         self.map = linear_map
+        self.places = places
         self.positions = positions
         self.compensate = compensate
         self.moments = moments
@@ -70,16 +87,22 @@ class Consumer:
         damping = np.full(inputs, self.ridge * np.trace(moments.now) / inputs or 1.0)
         if linear_map.bias is not None:
             damping[-1] = 0  # so that the bias takes over a constant exactly
-        self.inverse = np.linalg.inv(moments.now + np.diag(damping))
         self.kernel = linear_map.matrix()
-        self._wanted = moments.cross @ self.kernel
+        self._before = self.kernel.copy() if before is None else before
         # Zeros of earlier cuts stay zero; a bias is no kernel and always alive.
         self._alive = np.ones(self.kernel.shape, bool)
         self._alive[: linear_map.inputs] = alive(self.kernel[: linear_map.inputs])
         self._is_sparse = not self._alive.all()
+        # What nothing reads any more takes nothing over.
+        read = np.flatnonzero(self._alive.any(axis=1))
+        self.inverse = np.eye(inputs)
+        self.inverse[np.ix_(read, read)] = np.linalg.inv(
+            (moments.now + np.diag(damping))[np.ix_(read, read)]
+        )
         if compensate == "least_squares" and moments.drift.any():
             # Earlier cuts have moved this input: first fit the kernel to what it gave before them.
-            self.kernel += self.inverse @ (moments.drift @ self.kernel)
+            missing = moments.cross @ self._before - moments.now @ self.kernel
+            self.kernel[read] += self.inverse[np.ix_(read, read)] @ missing[read]
         # The kernel as costs see it; repaired along with it, which is cheaper than weighing anew.
         self._weighed = self.kernel.copy() if root is None else self.kernel @ root
 
@@ -119,12 +142,31 @@ class Consumer:
     def write(self) -> None:
         """Give the layer its repaired kernel and bias."""
         if self.compensate == "least_squares" and self._is_sparse:
-            fitted = masked_least_squares(
-                self.moments.now, self._wanted, self._alive, self.kernel, self.ridge
-            )
-            self.map.write(fitted)
+            self._fit(self.moments)
         else:
             self.map.write(self.kernel)
+
+    def follow(self, model: keras.Model, original: Remembered, sample: np.ndarray) -> None:
+        """Give the layer what fits what it reads by now, as layers before it have changed again.
+
+        Args:
+            model: as it is cut so far.
+            original: what is remembered of the same model before any cut, and of the sample.
+            sample: (rows, ...) calibration sample.
+        """
+        (moments,) = moments_of([self.map], self.places, model, sample, original)
+        if self.compensate == "least_squares":
+            self._fit(moments)
+        elif self.compensate == "bias" and self.map.bias is not None:
+            self.kernel[-1] += moments.cross[-1] @ self._before - moments.now[-1] @ self.kernel
+            self.map.write(self.kernel)
+
+    def _fit(self, moments: Moments) -> None:
+        wanted = moments.cross @ self._before
+        self.kernel = masked_least_squares(
+            moments.now, wanted, self._alive, self.kernel, self.ridge
+        )
+        self.map.write(self.kernel)
 
 
 def consumers_of(
@@ -146,15 +188,93 @@ def consumers_of(
         answers: how the model answers to what its layers give, which costs then go by.
     """
     consumers = []
+    norms = norms_behind(model)
+    whole = original.model if isinstance(original, Remembered) else original
+    variable_before = {
+        id(now): then for now, then in zip(model.weights, whole.weights, strict=True)
+    }
     for part in group.consumers:
         maps = linear_maps(part.layer, part.variable)
+        if (norm := norms.get(id(part.variable))) is not None:
+            maps = tuple(with_mean_of(norm, part.layer, one) for one in maps)
         found = moments_of(maps, part.places, model, sample, original) if maps else ()
         for one, moments in zip(maps, found, strict=True):
             positions = one.inputs_of(part.axis, part.positions)
             power = float(np.trace(moments.now[: one.inputs, : one.inputs]))
             root = answers.root(one, power) if answers else None
-            consumers.append(Consumer(one, positions, moments, compensate, root))
+            bias = None if one.bias is None else variable_before[id(one.bias)]
+            before = replace(one, kernel=variable_before[id(one.kernel)], bias=bias).matrix()
+            consumers.append(
+                Consumer(
+                    one, positions, moments, compensate, root, places=part.places, before=before
+                )
+            )
     return consumers
+
+
+class Followers:
+    """Consumers that are repaired before all that lies before them has been cut.
+
+    Groups are cut in the order of what makes them. One that a skip carries past others is read
+    behind these too, and what is read there changes once more when they are cut.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        model: keras.Model,
+        original: Remembered,
+        sample: np.ndarray,
+    ) -> None:
+        """See in which order layers read.
+
+        Args:
+            groups: of `model`, in the order in which they are cut.
+            model: the model that is being cut.
+            original: what is remembered of the same model before any cut, and of the sample.
+            sample: (rows, ...) calibration sample.
+        """
+        self._scene = model, original, sample
+        self._place = {id(one.kernel): place for place, one in enumerate(mixing_layers(model))}
+        # Where each group's cut begins to change what is read.
+        self._firsts = [
+            min(
+                (self._place.get(id(one.variable), math.inf) for one in group.consumers),
+                default=math.inf,
+            )
+            for group in groups
+        ]
+        self._waiting: dict[tuple[int, int], Consumer] = {}
+
+    def add(self, consumers: Iterable[Consumer], done: int) -> None:
+        """Take those in that will have to follow, when so many groups have been cut."""
+        for one in consumers:
+            place = self._place[id(one.map.kernel)]
+            key = place, int(one.map.elements[0, 0])
+            self._waiting.pop(key, None)  # what another group left of it
+            if place > self._to_come(done):
+                self._waiting[key] = one
+
+    def catch_up(self, done: int) -> None:
+        """Repair those again before which nothing is left to cut, when so many groups have been."""
+        for key in sorted(key for key in self._waiting if key[0] < self._to_come(done)):
+            self._waiting.pop(key).follow(*self._scene)
+
+    def _to_come(self, done: int) -> float:
+        return min(self._firsts[done:], default=math.inf)
+
+
+def norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
+    """The BatchNormalizations that alone read what layers without a bias make, by the kernel's id.
+
+    What they take away shifts what such a layer gives, so that it can take over a constant.
+    """
+    pairs = [[layer_at(model, path) for path in pair] for pair in foldable_norms(model)]
+    return {
+        id(layer.pointwise_kernel if type(layer) in SEPARABLE else layer.kernel): norm
+        for layer, norm in pairs
+        if not layer.use_bias and type(layer) not in DEPTHWISE
+    }
 
 
 def remove_cheapest(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
@@ -67,6 +67,7 @@ class LinearMap:
         bias: the layer's variable that is added; None where there is none, or where it is not one
             number an output.
         bias_elements: (outputs,) ints: where its elements are in the flattened bias.
+        is_bias_subtracted: whether the bias is taken away instead, as a normalization's mean is.
     """
 
     kernel: Any
@@ -74,6 +75,7 @@ class LinearMap:
     bias: Any | None
     bias_elements: np.ndarray | None
     _read: _Read
+    is_bias_subtracted: bool = False
 
     @property
     def inputs(self) -> int:
@@ -95,13 +97,15 @@ class LinearMap:
         kernel = _numbers(self.kernel).ravel()[self.elements]
         if self.bias is None:
             return kernel
-        return np.vstack([kernel, _numbers(self.bias).ravel()[self.bias_elements]])
+        bias = _numbers(self.bias).ravel()[self.bias_elements]
+        return np.vstack([kernel, -bias if self.is_bias_subtracted else bias])
 
     def write(self, matrix: np.ndarray) -> None:
         """Give the layer a matrix of the form that `matrix` gives."""
         _assign(self.kernel, self.elements, matrix[: self.inputs])
         if self.bias is not None and self.bias_elements is not None:
-            _assign(self.bias, self.bias_elements, matrix[self.inputs])
+            bias = matrix[self.inputs]
+            _assign(self.bias, self.bias_elements, -bias if self.is_bias_subtracted else bias)
 
     def inputs_of(self, axis: int, positions: np.ndarray) -> np.ndarray:
         """Rows of the matrix that belong to positions along an axis of the kernel.
@@ -308,6 +312,9 @@ class Remembered:
 
     Repairs look at the original beside the model as it is cut so far, once a layer: without a
     memory the original is run anew, from its input on, each time.
+
+    Attributes:
+        model: the original.
     """
 
     def __init__(self, model: keras.Model, sample: np.ndarray) -> None:
@@ -317,26 +324,40 @@ class Remembered:
             model: a built functional or Sequential model, which does not change any more.
             sample: (rows, ...) in its input shape.
         """
-        self._model, self._sample = model, sample
+        self.model, self._sample = model, sample
 
     def inputs_at(self, places: Sequence[Place]) -> Iterator[list[Any]]:
         """Batch after batch of the sample, what the calls at these places read."""
         if all(place in self._kept for place in places):
             return (list(found) for found in zip(*(self._kept[one] for one in places), strict=True))
-        return _inputs(self._model, places, self._sample)
+        return _inputs(self.model, places, self._sample)
 
     @cached_property
     def _kept(self) -> dict[Place, list[Any]]:
-        if len(self._sample) * numbers_made(self._model) > _REMEMBERED_NUMBERS:
+        if len(self._sample) * numbers_made(self.model) > _REMEMBERED_NUMBERS:
             return {}
-        places = {place: None for layer in mixing_layers(self._model) for place in layer.places}
-        found = zip(*_inputs(self._model, list(places), self._sample), strict=True)
+        places = {place: None for layer in mixing_layers(self.model) for place in layer.places}
+        found = zip(*_inputs(self.model, list(places), self._sample), strict=True)
         return {place: list(one) for place, one in zip(places, found, strict=True)}
 
 
 def _inputs(model: keras.Model, places: Sequence[Place], sample: np.ndarray) -> Iterator[list[Any]]:
     read = inputs_at(model, places)
     return (read(batch) for batch in batches(sample))
+
+
+def with_mean_of(norm: keras.Layer, layer: keras.Layer, linear: LinearMap) -> LinearMap:
+    """The map of a layer without a bias, with a normalization's mean in place of one.
+
+    Args:
+        norm: a BatchNormalization that alone reads what the layer makes, unit by unit: what it
+            takes away is a bias.
+        layer: see above.
+        linear: a map of the layer.
+    """
+    axis = -2 if type(layer) in TRANSPOSED else -1
+    made = np.unravel_index(linear.elements[0], linear.kernel.shape)[axis]
+    return replace(linear, bias=norm.moving_mean, bias_elements=made, is_bias_subtracted=True)
 
 
 def moments_of(

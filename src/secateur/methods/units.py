@@ -193,7 +193,7 @@ class _Cut:
 
     def to(self, widths: Mapping[str, int]) -> tuple[keras.Model, RoundReport]:
         """Cut to widths, and what was done."""
-        from secateur.compensation import consumers_of, renew_batch_norm_if_better
+        from secateur.compensation import Followers, consumers_of, renew_batch_norm_if_better
         from secateur.graph import dependency_groups, keep_units
         from secateur.importance import Scene, leave
 
@@ -201,8 +201,10 @@ class _Cut:
         answers = None if units.importance == "obs_layer" else self.answers
         kept: dict[str, np.ndarray] = {}
         report = RoundReport()
+        groups = dependency_groups(silenced, units.cut_code)
+        followers = Followers(groups, silenced, self._original, self._sample)
         try:
-            for group in dependency_groups(silenced, units.cut_code):
+            for number, group in enumerate(groups):
                 count = group.units - widths.get(group.name, group.units)
                 if count == 0:
                     reason = group.frozen or "the budget takes none of its units"
@@ -211,6 +213,7 @@ class _Cut:
                     )
                     if not kept:
                         continue  # nothing before this group has changed
+                followers.catch_up(number)
                 original = self._original if kept else silenced  # alike as long as nothing is cut
                 consumers = consumers_of(
                     group, silenced, original, self._sample, units.compensate, answers
@@ -219,10 +222,12 @@ class _Cut:
                 removed, _ = leave(scene, count, units.importance, units.seed)
                 for consumer in consumers:
                     consumer.write()
+                followers.add(consumers, number + 1)
                 if count:
                     leaving = [unit for unit, _ in removed]
                     kept[group.name] = np.setdiff1d(np.arange(group.units), leaving)
                     report.groups.append(_what_went(group.name, group.units, removed))
+            followers.catch_up(len(groups))
             cut = keep_units(silenced, kept)
         finally:
             silenced.set_weights(self._model.get_weights())
