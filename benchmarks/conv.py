@@ -1,19 +1,23 @@
 """Filters of a convolutional autoencoder on Fashion-MNIST, cut to half of its MACs.
 
-One seed (`--seed`); 20 epochs for the baseline and for the same shape from scratch; 3 epochs of
-recovery, the same for every cut. Selection (the best epoch, the recovery's learning rate) is by
-validation rows; test rows only score.
+One seed (`--seed`); the same recovery for every cut, at several learning rates. Selection (the best
+epoch of a recovery, each network's best rate) is by validation rows; test rows only score.
 
 How far the cuts lie apart depends on how far the baseline has come: one that was trained briefly
-still gains from any epoch, which hides what a cut has cost. Magnitude is the classical control: the
-L2 norm of each filter, the same share of every layer, nothing repaired.
+still gains from any epoch, which hides what a cut has cost. It depends on the rate as much: at a
+tenth of the baseline's, as networks are often fine-tuned, little is learned that a cut has lost; at
+its own, a network nearly learns anew. So the last table holds each at the rate that suits it best.
+
+Magnitude is the classical control: the L2 norm of each filter, nothing repaired; the same share of
+every layer, or whichever filters have the lowest norms.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -27,11 +31,15 @@ from secateur.saving import architecture, from_architecture
 
 TARGET = {"macs": 0.5}
 TRAINING = {"batch": 128, "learning_rate": 2e-3}
+RATES = (2e-4, 5e-4, 1e-3)
+OURS = "OBS, least squares"
 CUTS = {
-    "OBS, least squares": {"importance": "obs", "compensate": "least_squares"},
-    "magnitude, uncompensated": {"importance": "magnitude", "compensate": "none", "scope": "local"},
-    "random, uncompensated": {"importance": "random", "compensate": "none", "scope": "local"},
+    OURS: {"importance": "obs", "compensate": "least_squares"},
+    "magnitude": {"importance": "magnitude", "compensate": "none", "scope": "local"},
+    "magnitude, global": {"importance": "magnitude", "compensate": "none", "scope": "global"},
+    "random": {"importance": "random", "compensate": "none", "scope": "local"},
 }
+Train = Callable[..., keras.Model]
 
 
 def network() -> keras.Model:
@@ -57,13 +65,16 @@ def network() -> keras.Model:
 
 
 def main() -> None:
-    """Train, cut, recover, print."""
+    """Train, cut, recover at every rate, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--recovery", type=int, default=3)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the recovery")
+    parser.add_argument("--epochs", type=int, default=20, help="of the baseline")
+    parser.add_argument("--recovery", type=int, default=3, help="epochs")
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES), help="of recovery")
+    parser.add_argument("--cuts", choices=CUTS, nargs="+", default=list(CUTS)[:3])
     parser.add_argument("--calibration", type=int, default=4_000, help="rows that a cut looks at")
+    parser.add_argument("--from-scratch", action="store_true", help="our shape, as many epochs")
+    parser.add_argument("--baselines", type=Path, help="a folder that keeps them for another run")
     arguments = parser.parse_args()
     train, validation, test = (rows.reshape(-1, 28, 28, 1) for rows in splits())
 
@@ -73,48 +84,81 @@ def main() -> None:
             **{**TRAINING, **rate},
         )[0]  # fmt: skip
 
-    def recovered(model: keras.Model) -> keras.Model:
-        return trained(model, arguments.recovery, learning_rate=arguments.rate)
-
-    keras.utils.set_random_seed(arguments.seed)
-    baseline = trained(network(), arguments.epochs)
+    baseline = _baseline(arguments, trained)
     reference = mean_squared_error(baseline, test)
 
-    def row(name: str, model: keras.Model, *steps: object) -> list[object]:
-        counted, error = secateur.costs(model), mean_squared_error(model, test)
-        sizes = f"{counted.parameters:,}", f"{counted.macs:,}"
-        return [name, *sizes, *steps, f"{error:.5f}", f"{error / reference:.3f}"]
+    def scored(error: float) -> list[str]:
+        return [f"{error:.5f}", f"{error / reference:.3f}"]
 
-    rows = [
-        _pca(train, test, reference, arguments.seed),
-        row("baseline", baseline, "", "", ""),
-        row("baseline, trained on", recovered(baseline), "", "", ""),
-    ]
-    shapes = {}
-    for name, options in CUTS.items():
+    networks = {"baseline": baseline}
+    _print_row("network", "parameters", "MACs", "cut takes (s)", "test MSE after the cut",
+               "compensated", "to baseline", is_head=True)  # fmt: skip
+    _print_row("PCA, code 32", "", "", "", "", *scored(_pca_error(train, test)))
+    _print_row("baseline", *_sizes(baseline), "", "", *scored(reference))
+    for name in dict.fromkeys([OURS, *arguments.cuts]):
         start = time.monotonic()
-        cut, report = secateur.shrink(
-            baseline, train[: arguments.calibration], "units", TARGET, **options
+        networks[name], report = secateur.shrink(
+            baseline, train[: arguments.calibration], "units", TARGET, **CUTS[name]
         )
         seconds = f"{time.monotonic() - start:.0f}"
-        steps = (mean_squared_error(model, test) for model in (report.uncompensated, cut))
-        shapes[name] = cut
-        rows.append(row(name, recovered(cut), *(f"{error:.5f}" for error in steps), seconds))
+        bare, error = (
+            mean_squared_error(one, test) for one in (report.uncompensated, networks[name])
+        )
+        _print_row(name, *_sizes(networks[name]), seconds, f"{bare:.5f}", *scored(error))
+
+    print(f"\n{arguments.recovery} epochs of recovery:\n")
+    _print_row("rate", "network", "validation MSE", "test MSE", "to baseline", "ours to it",
+               is_head=True)  # fmt: skip
+    best: dict[str, tuple[float, float, float]] = {}
+    for rate in arguments.rates:
+        ours = None
+        for name in sorted(networks, key=lambda name: name != OURS):
+            found = trained(networks[name], arguments.recovery, learning_rate=rate)
+            chosen_by, error = (mean_squared_error(found, rows) for rows in (validation, test))
+            ours = error if name == OURS else ours
+            _print_row(f"{rate:g}", name, f"{chosen_by:.5f}", *scored(error), f"{ours / error:.3f}")
+            best[name] = min(best.get(name, (np.inf, 0, 0)), (chosen_by, rate, error))
+    print("\nEach at its best rate by validation:\n")
+    rows = [
+        [name, f"{rate:g}", *scored(error), f"{best[OURS][2] / error:.3f}"]
+        for name, (_, rate, error) in best.items()
+    ]
+    print_table(["network", "rate", "test MSE", "to baseline", "ours to it"], rows)
+    if arguments.from_scratch:
+        keras.utils.set_random_seed(arguments.seed)
+        fresh = trained(from_architecture(architecture(networks[OURS])), arguments.epochs)
+        error, ratio = scored(mean_squared_error(fresh, test))
+        print(f"\nOur shape from scratch, {arguments.epochs} epochs: {error}, {ratio} to baseline")
+
+
+def _baseline(arguments: argparse.Namespace, trained: Train) -> keras.Model:
+    name = f"conv_{arguments.seed}_{arguments.epochs}.keras"
+    kept = arguments.baselines and arguments.baselines / name
+    if kept and kept.is_file():
+        return secateur.load(kept)
     keras.utils.set_random_seed(arguments.seed)
-    fresh = from_architecture(architecture(next(iter(shapes.values()))))
-    rows.append(row("that shape from scratch", trained(fresh, arguments.epochs), "", "", ""))
-    print_table(
-        ["network", "parameters", "MACs", "after the cut", "after compensation", "cut takes (s)",
-         "test MSE", "to baseline"],
-        rows,
-    )  # fmt: skip
+    baseline = trained(network(), arguments.epochs)
+    if kept:
+        secateur.save(baseline, kept)
+    return baseline
 
 
-def _pca(train: np.ndarray, test: np.ndarray, reference: float, seed: int) -> list[Any]:
+def _print_row(*cells: str, is_head: bool = False) -> None:
+    """A row of a Markdown table, at once, as what comes before it may take minutes."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+    if is_head:
+        print(f"|{'---|' * len(cells)}")
+
+
+def _sizes(model: keras.Model) -> tuple[str, str]:
+    counted = secateur.costs(model)
+    return f"{counted.parameters:,}", f"{counted.macs:,}"
+
+
+def _pca_error(train: np.ndarray, test: np.ndarray) -> float:
     flat = [rows.reshape(len(rows), -1) for rows in (train, test)]
-    pca = PCA(32, random_state=seed).fit(flat[0])
-    error = squared_errors(flat[1], pca.inverse_transform(pca.transform(flat[1]))).mean()
-    return ["PCA, code 32", "", "", "", "", "", f"{error:.5f}", f"{error / reference:.3f}"]
+    pca = PCA(32, random_state=0).fit(flat[0])
+    return float(squared_errors(flat[1], pca.inverse_transform(pca.transform(flat[1]))).mean())
 
 
 if __name__ == "__main__":
