@@ -18,7 +18,7 @@ from secateur.settings import BASELINE, PRETRAINED, BaselineSettings, load_setti
 from secateur.sources.prepared import load_rows
 from secateur.training.replicas import replicas_of
 from tasks.command import main
-from tasks.rung import check_guard, resumable, write_rung
+from tasks.rung import check_anomalies, resumable, write_rung
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def run() -> None:
     It is accepted by definition.
     """
     settings = load_settings()
-    check_guard(settings)
+    anomalies = check_anomalies(settings)
     wanted = settings.baseline
     # Hosts of a training must meet before TensorFlow does anything.
     replicas_of(wanted.training.devices, wanted.training.hosts)
@@ -54,6 +54,7 @@ def run() -> None:
             start,
             train,
             validation,
+            anomalies=anomalies,
             seed=settings.seed,
             name=BASELINE,
             checkpoint=checkpoint,

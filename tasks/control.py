@@ -14,7 +14,7 @@ from secateur.settings import Settings, load_settings
 from secateur.sources.prepared import load_rows
 from secateur.training.replicas import replicas_of
 from tasks.command import main
-from tasks.rung import resumable, write_history
+from tasks.rung import check_anomalies, resumable, write_history
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ def run(rung: str) -> None:
     if reason:
         _publish(rung, None, reason)
         return
+    anomalies = check_anomalies(settings)
     # Hosts of a training must meet before TensorFlow does anything.
     training = settings.baseline.training
     replicas_of(training.devices, training.hosts)
@@ -37,6 +38,7 @@ def run(rung: str) -> None:
             from_architecture(architecture["model"]),
             load_rows(paths.TRAIN),
             load_rows(paths.VALIDATION),
+            anomalies=anomalies,
             seed=settings.seed,
             name=f"{rung} from scratch",
             checkpoint=checkpoint,

@@ -75,16 +75,17 @@ def write_rung(
     )
 
 
-def check_guard(settings: Settings) -> None:
-    """Refuse before any work what the guard could not judge behind it.
+def check_anomalies(settings: Settings) -> np.ndarray | None:
+    """The validation anomalies; refused before any work where a guard or a training lacks them.
 
-    It changes nothing that a stage makes, so it does not make its stage depend on the guard.
+    Refusing changes nothing that a stage makes, so it does not make its stage depend on the guard.
 
     Raises:
-        InputError: there are too few validation anomalies for a metric that is guarded.
+        InputError: there are too few for a metric that is guarded, or for what a training monitors.
     """
     anomalies = load_anomalies(paths.VALIDATION)
-    settings.guard.check_anomalies(0 if anomalies is None else len(anomalies))
+    settings.check_anomalies(0 if anomalies is None else len(anomalies))
+    return anomalies
 
 
 def write_cut(folder: Path, report: RoundReport) -> None:

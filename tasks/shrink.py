@@ -29,7 +29,7 @@ from secateur.sources.prepared import load_rows
 from secateur.targets import limit_of, target_of
 from secateur.training.replicas import replicas_of
 from tasks.command import main
-from tasks.rung import check_guard, resumable, write_cut, write_rung
+from tasks.rung import check_anomalies, resumable, write_cut, write_rung
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +47,14 @@ _PASSED = (
 def run(rung: str) -> None:
     """Make one round's model from the last good one; after a stop, pass that through."""
     settings = load_settings()
-    check_guard(settings)
+    anomalies = check_anomalies(settings)
     wanted = settings.round(rung)
     decision = paths.read_json(paths.DECISIONS / wanted.parent / paths.DECISION)
     start = _last_good(wanted.parent, decision)
     if decision["stopped"]:
         _pass_through(rung, wanted, start, decision["cut_from"])
     else:
-        _shrink(rung, settings, start, decision)
+        _shrink(rung, settings, start, decision, anomalies)
 
 
 def _last_good(parent: str, decision: dict[str, Any]) -> Path:
@@ -63,7 +63,13 @@ def _last_good(parent: str, decision: dict[str, Any]) -> Path:
     return folder if decision["cut_from"] == parent else folder / paths.START
 
 
-def _shrink(rung: str, settings: Settings, start: Path, decision: dict[str, Any]) -> None:
+def _shrink(
+    rung: str,
+    settings: Settings,
+    start: Path,
+    decision: dict[str, Any],
+    anomalies: np.ndarray | None,
+) -> None:
     wanted, seed = settings.round(rung), settings.seed
     # Hosts of a training must meet before TensorFlow does anything.
     replicas_of(wanted.recovery.devices, wanted.recovery.hosts)
@@ -105,6 +111,7 @@ def _shrink(rung: str, settings: Settings, start: Path, decision: dict[str, Any]
             train,
             validation,
             teachers[wanted.recovery.teacher],
+            anomalies=anomalies,
             seed=seed,
             name=rung,
             checkpoint=checkpoint,

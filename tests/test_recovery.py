@@ -12,7 +12,7 @@ import pytest
 
 from secateur.autoencoders import dense
 from secateur.errors import InputError
-from secateur.metrics import mean_squared_error
+from secateur.metrics import mean_squared_error, roc_auc, row_errors
 from secateur.recovery import recover
 from secateur.saving import copy_model
 from secateur.training import rows as feeding
@@ -40,8 +40,8 @@ def test_the_original_is_untouched(untrained, train, validation):
 def test_training_lowers_the_error_and_reports_it(untrained, train, validation):
     model, history = recover(untrained, train, validation, epochs=5, batch=32, learning_rate=3e-3)
     assert list(history.table.columns) == [
-        "epoch", "attempt", "learning_rate", "loss", "validation_loss", "gradient_norm",
-        "largest_gradient_norm",
+        "epoch", "attempt", "learning_rate", "loss", "validation_loss", "validation_auc",
+        "gradient_norm", "largest_gradient_norm",
     ]  # fmt: skip
     assert list(history.table["epoch"]) == [0, 1, 2, 3, 4, 5]
     assert history.table["validation_loss"][0] == pytest.approx(
@@ -49,6 +49,59 @@ def test_training_lowers_the_error_and_reports_it(untrained, train, validation):
     )
     assert history.validation_loss == pytest.approx(mean_squared_error(model, validation), rel=1e-5)
     assert history.validation_loss < 0.5 * history.table["validation_loss"][0]
+    assert history.table["validation_auc"].isna().all()
+
+
+def learned_away(train) -> np.ndarray:
+    """Bright rows that an untrained network errs on most, and that training then makes easy."""
+    noise = np.random.default_rng(0).normal(0, 0.02, (30, train.shape[1]))
+    return (2 * train.mean(axis=0) + noise).astype(np.float32)
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_the_best_epoch_is_the_one_that_tells_anomalies_apart_best(untrained, train, validation):
+    anomalies = learned_away(train)
+    options = {"epochs": 8, "batch": 32, "learning_rate": 3e-3, "patience": 3}
+    by_loss, seen = recover(untrained, train, validation, anomalies=anomalies, **options)
+    model, history = recover(
+        untrained, train, validation, anomalies=anomalies, monitor="auc", **options
+    )
+    auc = history.table["validation_auc"]
+    assert auc.equals(seen.table["validation_auc"][: len(auc)])  # training is the same
+    assert list(auc) == [1, 1, 0, 0, 0]
+    assert (history.best_epoch, history.epochs) == (1, 4)
+    assert seen.best_epoch == 8
+    scores = [
+        roc_auc(row_errors(one, validation), row_errors(one, anomalies)) for one in (model, by_loss)
+    ]
+    assert scores == [1, 0]
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_epochs_that_tell_anomalies_apart_alike_are_told_by_their_loss(
+    untrained, train, validation
+):
+    """All of them do so without a mistake; one value is even more than an error can hold."""
+    anomalies = np.full((20, 64), 9, np.float32)
+    anomalies[0, 0] = 1e30
+    _, history = recover(untrained, train, validation, anomalies=anomalies, monitor="auc", epochs=2)
+    assert list(history.table["validation_auc"]) == [1, 1, 1]
+    assert history.best_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("anomalies", "message"),
+    [
+        (None, "cannot monitor auc on 0 validation anomalies; allowed: at least 20, or monitor"),
+        (np.zeros((19, 64), np.float32), "cannot monitor auc on 19 validation anomalies"),
+        (np.zeros((20, 63), np.float32), r"anomaly rows have the shape \(63,\), .* \(64,\)"),
+    ],
+)
+def test_anomalies_that_tell_no_best_epoch_are_refused(
+    untrained, train, validation, anomalies, message
+):
+    with pytest.raises(InputError, match=message):
+        recover(untrained, train, validation, anomalies=anomalies, monitor="auc")
 
 
 @pytest.mark.usefixtures("_uncompiled")
@@ -184,6 +237,7 @@ def test_progress_is_logged_for_whoever_listens(untrained, train, validation, ca
         ({"schedule": "rewind"}, "rewind needs original_epochs"),
         ({"schedule": "sine"}, "schedule"),
         ({"clip": 0}, "clip"),
+        ({"monitor": "ause"}, "monitor"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(untrained, train, validation, options, message):

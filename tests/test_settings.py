@@ -69,6 +69,12 @@ def test_settings_are_frozen():
         ("guard.metrics", {"auc": {"abs": 0}}, "auc.abs: unknown key; known here: relative, abs"),
         ("guard.metrics", {"auc": {"absolute": 0.1}}, "auc needs anomalies, and data.label names"),
         (
+            "baseline.training",
+            {"monitor": "auc"},
+            "baseline.training.monitor: auc needs anomalies, and data.label names no labels",
+        ),
+        ("rounds.round_1.recovery.monitor", "auc", "rounds.round_1.recovery.monitor: auc needs"),
+        (
             "guard.metrics",
             {"mse": {"relative": 0.1}},
             r"tolerance \(0.2\) is short for metrics.mse",

@@ -287,7 +287,10 @@ def restless_model() -> keras.Model:
 
 
 SEEDS = itertools.count()
-OPTIONS = {"epochs": 3, "batch": 100, "learning_rate": 0.9, "seed": 5}  # its first attempt fails
+OPTIONS = {  # its first attempt fails
+    "epochs": 3, "batch": 100, "learning_rate": 0.9, "seed": 5, "monitor": "auc",
+    "anomalies": np.random.default_rng(0).random((20, 64), dtype=np.float32),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +314,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     monkeypatch.setattr(checkpoints.Checkpoint, "write", lambda *_: None)
     model, history = recover(restless_model(), train, validation, checkpoint=file, **OPTIONS)
     assert history.table.equals(whole.table)
+    assert history.table["validation_auc"].notna().all()
     assert history.setbacks == whole.setbacks != ()
     for name, one in (("expected", expected), ("resumed", model)):
         save(one, tmp_path / f"{name}.keras")
@@ -371,7 +375,12 @@ def make_workspace(folder: Path, train: np.ndarray, validation: np.ndarray, **tr
     for name, rows in ((paths.TRAIN, train), (paths.VALIDATION, validation)):
         (folder / name).mkdir(parents=True)
         np.save(folder / name / paths.ROWS, rows)
-    settings = {"baseline": {"widths": [16], "code": 8, "training": training}, "rounds": {}}
+    np.save(folder / paths.VALIDATION / paths.ANOMALIES, OPTIONS["anomalies"])
+    settings = {
+        "data": {"label": "anomaly"},
+        "baseline": {"widths": [16], "code": 8, "training": training},
+        "rounds": {},
+    }
     (folder / paths.SETTINGS).write_text(yaml.safe_dump(settings))
     return folder
 
@@ -382,7 +391,9 @@ def test_a_killed_stage_goes_on_and_publishes_the_same_bytes(
     restless(monkeypatch, train)
     digests = []
     for name in ("whole", "killed"):
-        folder = make_workspace(tmp_path / name, train, validation, epochs=2, batch=100)
+        folder = make_workspace(
+            tmp_path / name, train, validation, epochs=2, batch=100, monitor="auc"
+        )
         monkeypatch.chdir(folder)
         if name == "killed":
             with monkeypatch.context() as patch:
@@ -402,6 +413,8 @@ def test_a_killed_stage_goes_on_and_publishes_the_same_bytes(
         )
     assert digests[0] == digests[1]
     assert len(digests[0]) > 7
+    history = pd.read_csv(paths.rung_folder("baseline") / paths.HISTORY)
+    assert history["validation_auc"].between(0.5, 1).all()
 
 
 def test_a_baseline_that_cannot_be_trained_is_a_mistake_of_the_settings_or_data(

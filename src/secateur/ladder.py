@@ -99,14 +99,14 @@ def compress(
         goal: the keys of `params.yaml`'s goal, such as `{"within": "2%", "minimise": "macs"}` or
             `{"fit": {"int8_bytes": 65536}}`. Then a rejected round does not end the ladder: the
             next one starts from the last good model, see `secateur.planner`.
-        anomalies: (anomalies, ...) float32, never trained on, for guarded metrics that need them.
+        anomalies: (anomalies, ...) float32, never trained on, for guarded metrics that need them,
+            and for recoveries that monitor the AUC.
 
     Raises:
         InputError: a setting, or the rows' shape, is not allowed.
     """
     settings = _validated(rounds, guard or {}, goal)
-    found = 0 if anomalies is None else len(anomalies)
-    settings.guard.check_anomalies(found)
+    settings.check_anomalies(0 if anomalies is None else len(anomalies))
     judged = _Guard(settings, model, validation, anomalies, seed)
     aim = None if settings.goal is None else Aim.of(settings.goal)
     course = None if aim is None else Course(aim.step)
@@ -123,7 +123,9 @@ def compress(
         cut, report = shrink(good, sample, wanted.method, target, **wanted.options)
         teacher = {"none": None, "baseline": model, "parent": good}[recovery.teacher]
         options = recovery.model_dump(exclude={"teacher"})
-        made, history = recover(cut, train, validation, teacher, seed=seed, **options)
+        made, history = recover(
+            cut, train, validation, teacher, anomalies=anomalies, seed=seed, **options
+        )
         deployed = None
         if wanted.deploys_as is not None:
             deployed = deployed_file(made, sample, wanted.deploys_as)

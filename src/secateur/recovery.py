@@ -33,6 +33,7 @@ def recover(
     validation: np.ndarray,
     teacher: keras.Model | None = None,
     *,
+    anomalies: np.ndarray | None = None,
     seed: int = 0,
     name: str = "recovery",
     checkpoint: str | os.PathLike[str] | None = None,
@@ -40,9 +41,9 @@ def recover(
 ) -> tuple[keras.Model, History]:
     """A trained copy of an autoencoder, never worse on validation data than the model was.
 
-    Adam on the mean squared error, early stopping, and the weights of the best epoch, epoch 0 (the
-    model as it came) included. Kernel entries that are zero in the model stay zero, and those of a
-    kernel of few values move together.
+    Adam on the mean squared error, early stopping, and the weights of the best epoch by what
+    `monitor` names, epoch 0 (the model as it came) included. Kernel entries that are zero in the
+    model stay zero, and those of a kernel of few values move together.
 
     An epoch that goes badly (losses or gradients that are not finite, an error several times that
     of the model as it came, a hidden layer most of whose units died) is undone: the best weights so
@@ -53,6 +54,9 @@ def recover(
         train: (rows, ...) float32 in the model's input shape; may be memory-mapped.
         validation: (rows, ...) float32.
         teacher: a model that the copy should match too (Hinton et al. 2015).
+        anomalies: (anomalies, ...) float32, never trained on; with them, the history has the AUC of
+            the validation rows' errors against theirs, which `monitor="auc"` chooses the best epoch
+            by.
         seed: orders the rows, and draws what Dropout and its like drop.
         name: what progress is reported under.
         checkpoint: a file that where training stands is written to every few seconds. If it holds
@@ -60,16 +64,16 @@ def recover(
             same bytes as if it had not been; anything else in it is overwritten. It stays after
             training. Training on several hosts keeps none.
         options: the fields of `secateur.settings.TrainingSettings` (`epochs`, `batch`,
-            `learning_rate`, `schedule` …) and, for a teacher, of `TeachingSettings`.
+            `learning_rate`, `schedule`, `monitor` …) and, for a teacher, of `TeachingSettings`.
 
     Returns:
         The trained copy and its history. If all attempts went badly from the first epoch on, the
         copy is the model as it came, and `History.gave_up` is true.
 
     Raises:
-        InputError: an option or a shape is not allowed, there are fewer rows than a batch, the
-            devices or hosts that are to share the batches are not there, or the model's error is
-            not finite to begin with.
+        InputError: an option or a shape is not allowed, there are fewer rows than a batch or too
+            few anomalies to monitor, the devices or hosts that are to share the batches are not
+            there, or the model's error is not finite to begin with.
     """
     teaching = {key: options.pop(key) for key in TeachingSettings.model_fields if key in options}
     try:
@@ -77,9 +81,12 @@ def recover(
     except ValidationError as error:
         raise InputError(f"recover cannot be used so: {error}") from None
     check_schedule(settings)
+    settings.check_anomalies(0 if anomalies is None else len(anomalies))
     replicas = replicas_of(settings.devices, settings.hosts)
     _check_rows(model, train, "train", settings.batch)
     _check_rows(model, validation, "validation", 1)
+    if anomalies is not None:
+        _check_rows(model, anomalies, "anomaly", 0)
     student = copy_model(model)
     _seed_layers(student, seed)
     lesson = None
@@ -90,11 +97,14 @@ def recover(
         models = [model] if teacher is None else [model, teacher]
         facts = [seed, settings.model_dump(), taught.model_dump(), *map(architecture, models)]
         weights = [np.asarray(one) for known in models for one in known.weights]
-        return digest(facts, [*weights, train, validation])
+        rows = [train, validation] if anomalies is None else [train, validation, anomalies]
+        return digest(facts, [*weights, *rows])
 
     # Hosts would go on from where each of them last wrote, which need not be the same step.
     kept = Checkpoint(Path(checkpoint), key) if checkpoint and settings.hosts == 1 else None
-    trainer = Trainer(student, settings, train, validation, seed, name, lesson, kept, replicas)
+    trainer = Trainer(
+        student, settings, train, validation, seed, name, lesson, kept, replicas, anomalies
+    )
     return student, trainer.run()
 
 

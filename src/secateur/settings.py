@@ -90,6 +90,7 @@ class DataSettings(_Section):
 
 Schedule = Literal["cosine", "rewind", "fine_tune", "restarts"]
 Match = Literal["outputs", "code", "features"]
+Monitor = Literal["loss", "auc"]
 
 
 class TrainingSettings(_Section):
@@ -102,7 +103,10 @@ class TrainingSettings(_Section):
     batch: int = Field(128, ge=1)
     learning_rate: float = Field(1e-3, gt=0, lt=1)
     patience: int = Field(10, ge=1)
-    """Epochs without a better validation loss before training stops."""
+    """Epochs without a better one, see `monitor`, before training stops."""
+    monitor: Monitor = "loss"
+    """What tells which epoch is the best: the validation `loss`, or the `auc` of validation rows'
+    errors against validation anomalies', and among epochs of one AUC the loss."""
     schedule: Schedule = "cosine"
     """What becomes of the learning rate: `cosine`, down to zero at the end of the budget; `rewind`,
     the last part of the cosine that the original training went through (Renda et al. 2020);
@@ -120,6 +124,18 @@ class TrainingSettings(_Section):
     """Of a machine, such as GPUs, that share every batch; see docs/scale.md."""
     hosts: int = Field(1, ge=1)
     """That share every batch, as TF_CONFIG names them; each runs the same stage."""
+
+    def check_anomalies(self, validation_anomalies: int) -> None:
+        """See whether there are the anomalies that tell the best epoch.
+
+        Raises:
+            InputError: there are not.
+        """
+        if self.monitor == "auc" and validation_anomalies < LEAST_ANOMALIES:
+            raise InputError(
+                f"training cannot monitor auc on {validation_anomalies} validation anomalies; "
+                f"allowed: at least {LEAST_ANOMALIES}, or monitor: loss, which needs none"
+            )
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> TrainingSettings:
@@ -490,7 +506,28 @@ class Settings(_Section):
                 f"guard.metrics: {' and '.join(self.guard.labelled)} needs anomalies, and "
                 "data.label names no labels; allowed: a data.label, or metrics that need none"
             )
+        monitoring = [place for place, one in self._trainings.items() if one.monitor == "auc"]
+        if monitoring and self.data.label is None:
+            raise ValueError(
+                f"{monitoring[0]}.monitor: auc needs anomalies, and data.label names no labels; "
+                "allowed: a data.label, or monitor: loss"
+            )
         return self
+
+    @property
+    def _trainings(self) -> dict[str, TrainingSettings]:
+        """All of them, by where they stand in `params.yaml`."""
+        recoveries = {f"rounds.{name}.recovery": one.recovery for name, one in self.rounds.items()}
+        return {"baseline.training": self.baseline.training, **recoveries}
+
+    def check_anomalies(self, validation_anomalies: int) -> None:
+        """See whether there are the anomalies that the guard and all trainings need.
+
+        Raises:
+            InputError: there are not.
+        """
+        for needing in (self.guard, *self._trainings.values()):
+            needing.check_anomalies(validation_anomalies)
 
     @model_validator(mode="after")
     def _goal_and_rounds_belong_together(self) -> Settings:

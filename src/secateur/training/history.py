@@ -30,9 +30,10 @@ class History:
     """What training did.
 
     Attributes:
-        table: one row an epoch: epoch, attempt, learning_rate, loss, validation_loss, and mean and
-            largest global norm of the gradients. Epoch 0 is the model as it came, where only the
-            validation loss is known. Epochs that a setback undid are not in it.
+        table: one row an epoch: epoch, attempt, learning_rate, loss, validation_loss,
+            validation_auc where there are anomalies, and mean and largest global norm of the
+            gradients. Epoch 0 is the model as it came, of which only validation is known. Epochs
+            that a setback undid are not in it.
         best_epoch: the epoch whose weights the model ended with.
         setbacks: what went wrong on the way.
         gave_up: whether the last attempt that was allowed ended badly too.

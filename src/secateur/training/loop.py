@@ -174,19 +174,19 @@ def compiled_training(
     return train
 
 
-def compiled_error_sum(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A function of rows and (steps, batch) row numbers: the sum of the rows' squared errors."""
+def compiled_errors(model: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function of rows and (steps, batch) row numbers: (steps, batch) mean squared errors."""
 
     @tf.function(jit_compile=not convolves(model))
-    def sum_errors(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
-        total = tf.zeros((), tf.float32)
-        for step in tf.range(tf.shape(steps)[0]):
-            batch = tf.gather(rows, steps[step])
+    def errors(rows: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        def of_step(step: tf.Tensor) -> tf.Tensor:
+            batch = tf.gather(rows, step)
             squares = tf.square(model(batch, training=False) - batch)
-            total += tf.reduce_mean(squares) * tf.cast(tf.shape(batch)[0], tf.float32)
-        return total
+            return tf.reduce_mean(squares, list(range(1, len(squares.shape))))
 
-    return sum_errors
+        return tf.map_fn(of_step, steps, fn_output_signature=tf.float32)
+
+    return errors
 
 
 def convolves(model: keras.Model) -> bool:

@@ -35,6 +35,7 @@ class Epoch:
         largest_norm: the largest of a step.
         is_finite: whether all losses and gradients were finite; the epoch ended where one was not.
         validation_loss: mean squared error on validation rows.
+        validation_auc: of validation rows' errors against anomalies'; not a number without any.
     """
 
     loss: float
@@ -43,6 +44,7 @@ class Epoch:
     largest_norm: float
     is_finite: bool
     validation_loss: float
+    validation_auc: float = math.nan
 
 
 class Watch:

@@ -14,10 +14,11 @@ import pandas as pd
 import tensorflow as tf
 
 from secateur.errors import InputError
+from secateur.metrics import roc_auc
 from secateur.settings import TrainingSettings
 from secateur.training.checkpoint import Checkpoint
 from secateur.training.history import History, Setback
-from secateur.training.loop import Patterns, Tally, compiled_error_sum, compiled_training
+from secateur.training.loop import Patterns, Tally, compiled_errors, compiled_training
 from secateur.training.progress import Progress
 from secateur.training.replicas import Replicas
 from secateur.training.rows import Blocks
@@ -28,9 +29,10 @@ from secateur.training.teaching import Lesson
 logger = logging.getLogger("secateur.recovery")
 
 _COLUMNS = (
-    "epoch", "attempt", "learning_rate", "loss", "validation_loss", "gradient_norm",
-    "largest_gradient_norm",
+    "epoch", "attempt", "learning_rate", "loss", "validation_loss", "validation_auc",
+    "gradient_norm", "largest_gradient_norm",
 )  # fmt: skip
+_LOSS, _AUC = (_COLUMNS.index(f"validation_{name}") for name in ("loss", "auc"))
 _SECONDS_A_CALL = 2.0  # steps run in calls of about this length, between which Python looks
 
 
@@ -48,6 +50,7 @@ class Trainer:
         lesson: Lesson | None = None,
         checkpoint: Checkpoint | None = None,
         replicas: Replicas | None = None,
+        anomalies: np.ndarray | None = None,
     ) -> None:
         """Prepare; see `secateur.recover`."""
         self.model = model
@@ -58,9 +61,11 @@ class Trainer:
         self._replicas = replicas
         self._blocks = Blocks(train, settings.batch)
         self._validation = tf.constant(validation)
+        has_anomalies = anomalies is not None and len(anomalies) > 0
+        self._anomalies = tf.constant(anomalies) if has_anomalies else None
         self._order = np.random.default_rng(seed)
         self._patterns = Patterns(model)
-        self._sum_errors = compiled_error_sum(model)
+        self._compiled_errors = compiled_errors(model)
         self._watch = Watch(model, validation, self._error_at_start)
         self._steps_an_epoch = self._blocks.steps_an_epoch
         whole = self._steps_an_epoch * settings.epochs
@@ -83,18 +88,19 @@ class Trainer:
     def run(self) -> History:
         """Train until a budget or patience ends, or all attempts went badly."""
         if not self._resume():
-            start_loss = self._validation_loss()
+            start_loss, start_auc = self._validation_scores()
             if not math.isfinite(start_loss):
                 raise InputError(
                     f"{self.name}: the model's error on the validation rows is {start_loss} before "
                     "any training; its weights or the rows hold values that are not finite or too "
                     "large for float32"
                 )
-            self._table.append((0, 1, math.nan, math.nan, start_loss, math.nan, math.nan))
+            unknown = math.nan
+            self._table.append((0, 1, unknown, unknown, start_loss, start_auc, unknown, unknown))
         gave_up = False
         while not self._is_over():
             epoch = self.run_epoch()
-            trouble = self._watch.trouble(epoch, start_loss=self._table[0][4])
+            trouble = self._watch.trouble(epoch, start_loss=self._table[0][_LOSS])
             if trouble is None or not self._goes_badly(trouble):
                 self._keep(epoch)
             elif self._attempt < self.settings.attempts:
@@ -175,7 +181,7 @@ class Trainer:
             float(done.norm) / steps,
             float(done.largest_norm),
             bool(done.is_finite),
-            self._validation_loss(),
+            *self._validation_scores(),
         )
 
     def _steps_left(self) -> int:
@@ -212,10 +218,10 @@ class Trainer:
         self._table.append(
             (
                 self._epoch, self._attempt, self._learning_rate(), epoch.loss,
-                epoch.validation_loss, epoch.norm, epoch.largest_norm,
+                epoch.validation_loss, epoch.validation_auc, epoch.norm, epoch.largest_norm,
             )
         )  # fmt: skip
-        if epoch.validation_loss < self._table[self._best_epoch][4]:
+        if self._is_better(epoch):
             self._best_epoch, self._best_weights = self._epoch, self.model.get_weights()
         if self._progress is not None:
             taken = min(self._steps, self._epoch * self._steps_an_epoch)
@@ -223,6 +229,14 @@ class Trainer:
         self._epoch += 1
         self.end_epoch()
         self._write_if_due()
+
+    def _is_better(self, epoch: Epoch) -> bool:
+        """Than the best one so far."""
+        best = self._table[self._best_epoch]
+        if self.settings.monitor == "loss":
+            return epoch.validation_loss < best[_LOSS]
+        # Few anomalies leave many epochs of one AUC: the highest one there is, on easy data.
+        return (epoch.validation_auc, -epoch.validation_loss) > (best[_AUC], -best[_LOSS])
 
     def end_epoch(self) -> None:
         """Begin anew with all blocks."""
@@ -238,29 +252,41 @@ class Trainer:
         if self._progress is not None:
             taken = self._steps_before() + int(done.taken)
             loss = float(done.loss) / int(done.taken)
-            self._progress.report(self._epoch - 1, taken, loss, self._table[-1][4])
+            self._progress.report(self._epoch - 1, taken, loss, self._table[-1][_LOSS])
 
     # Scores
 
-    def _validation_loss(self) -> float:
-        return self._agreed(self._mean_error(self._validation))
+    def _validation_scores(self) -> tuple[float, float]:
+        """The loss, and the AUC where there are anomalies."""
+        errors, auc = self._errors(self._validation), math.nan
+        if self._anomalies is not None:
+            # An error that no float32 holds is larger than all others.
+            largest = float(np.finfo(np.float32).max)
+            auc = roc_auc(
+                *(
+                    np.nan_to_num(some, nan=largest, posinf=largest)
+                    for some in (errors, self._errors(self._anomalies))
+                )
+            )
+        return self._agreed(float(errors.mean())), self._agreed(auc)
 
-    def _mean_error(self, rows: tf.Tensor) -> float:
+    def _errors(self, rows: tf.Tensor) -> np.ndarray:
+        """The mean squared error of each row, (rows,) float64."""
         batch = min(1024, len(rows))
         whole = len(rows) // batch * batch
-        total = float(self._sum_errors(rows, tf.reshape(tf.range(whole), (-1, batch))))
+        found = [self._compiled_errors(rows, tf.reshape(tf.range(whole), (-1, batch)))]
         if whole < len(rows):
-            total += float(self._sum_errors(rows, tf.range(whole, len(rows))[None]))
-        return total / len(rows)
+            found.append(self._compiled_errors(rows, tf.range(whole, len(rows))[None]))
+        return np.concatenate([np.ravel(some) for some in found]).astype(np.float64)
 
     def _error_at_start(self) -> float:
         """On the training rows, of the model as it came."""
         weights = self.model.get_weights()
         self.model.set_weights(self._start_weights)
         starts = self._blocks.starts(np.random.default_rng(0))
-        errors = [(self._mean_error(rows), len(rows)) for rows in self._blocks.feed(starts)]
+        errors = [self._errors(rows) for rows in self._blocks.feed(starts)]
         self.model.set_weights(weights)
-        return sum(error * rows for error, rows in errors) / sum(rows for _, rows in errors)
+        return float(np.concatenate(errors).mean())
 
     # What a checkpoint holds
 
