@@ -526,8 +526,9 @@ class Settings(_Section):
         Raises:
             InputError: there are not.
         """
-        for needing in (self.guard, *self._trainings.values()):
-            needing.check_anomalies(validation_anomalies)
+        self.guard.check_anomalies(validation_anomalies)
+        for training in self._trainings.values():
+            training.check_anomalies(validation_anomalies)
 
     @model_validator(mode="after")
     def _goal_and_rounds_belong_together(self) -> Settings:
