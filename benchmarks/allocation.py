@@ -10,6 +10,7 @@ best epoch) is by validation rows; test rows only score.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 import secateur
 from benchmarks import conv, fashion
+from secateur import allocation
 from secateur.allocation import paths_of, price_of, sensitivity, spread
 from secateur.answers import Answers
 from secateur.costs import count_macs
@@ -83,10 +85,14 @@ def main() -> None:
             _scan(baseline, sample)
             continue
         answers = Answers(baseline, sample)
+        paths = {
+            by: paths_of(baseline, sample, answers, *by)
+            for by in dict.fromkeys(scored_by(WAYS[way]) for way in arguments.ways)
+        }
         for left in arguments.left:
             limit = left * count_macs(baseline)[0]
             for way in arguments.ways:
-                cut = cut_by(baseline, sample, answers, limit, WAYS[way])
+                cut = cut_by(baseline, sample, paths[scored_by(WAYS[way])], limit, WAYS[way])
                 untrained = mean_squared_error(cut, test)
                 if arguments.recovery:
                     cut, _ = secateur.recover(
@@ -101,17 +107,19 @@ def main() -> None:
         _print(arguments, epochs, references, errors, macs)
 
 
+def scored_by(options: dict[str, Any]) -> tuple[str, Any]:
+    """Importance and normalization of a way of `WAYS`, as `paths_of` takes them."""
+    return options.get("importance", "obs"), options.get("normalize", "none")
+
+
 def cut_by(
     model: keras.Model,
     sample: np.ndarray,
-    answers: Answers,
+    paths: Sequence[allocation.Path],
     limit: float,
     options: dict[str, Any],
 ) -> keras.Model:
     """A model cut by one way of `WAYS` to at most so many MACs."""
-    importance = options.get("importance", "obs")
-    normalize = options.get("normalize", "none")
-    paths = paths_of(model, sample, answers, importance, normalize)
     widths = spread(paths, price_of("macs", model, limit), limit, options["scope"])
     return Units(keep=1.0).shrink_to(model, sample, widths)[0]
 

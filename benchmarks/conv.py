@@ -31,7 +31,7 @@ from secateur.saving import architecture, from_architecture
 
 TARGET = {"macs": 0.5}
 TRAINING = {"batch": 128, "learning_rate": 2e-3}
-RATES = (2e-4, 5e-4, 1e-3)
+RATES = (2e-4, 1e-3, 2e-3)
 OURS = "OBS, least squares"
 CUTS = {
     OURS: {"importance": "obs", "compensate": "least_squares"},

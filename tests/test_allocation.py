@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks.allocation import WAYS, cut_by
+from benchmarks.allocation import WAYS, cut_by, scored_by
 from secateur import shrink
 from secateur.allocation import Price, paths_of, price_of, sensitivity, spread, widths_of
 from secateur.answers import Answers
@@ -171,9 +171,9 @@ def test_prices_are_what_cut_models_cost(cost):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_ways_that_the_benchmark_compares_keep_to_the_budget(way, trained, train):
-    answers = Answers(trained, train[:300])
-    limit = costs(trained).macs / 2
-    cut = cut_by(trained, train[:300], answers, limit, WAYS[way])
+    sample, limit = train[:300], costs(trained).macs / 2
+    paths = paths_of(trained, sample, Answers(trained, sample), *scored_by(WAYS[way]))
+    cut = cut_by(trained, sample, paths, limit, WAYS[way])
     assert 0.95 * limit < costs(cut).macs <= limit
 
 
