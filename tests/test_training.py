@@ -34,7 +34,8 @@ from secateur.training.history import History
 from secateur.training.schedules import schedule_of
 from secateur.training.stability import Epoch, Watch
 from secateur.training.teaching import Lesson
-from tasks import baseline
+from tasks import baseline, control
+from tasks import shrink as shrink_stage
 
 pytestmark = pytest.mark.usefixtures("_without_xla")
 
@@ -371,7 +372,7 @@ def test_a_killed_process_is_continued_by_another(train, validation, tmp_path):
 
 
 def make_workspace(folder: Path, train: np.ndarray, validation: np.ndarray, **training) -> Path:
-    """Prepared rows and settings, all that the stage `baseline` needs."""
+    """Prepared rows and settings, all that trainings need; a round is trained as the baseline."""
     for name, rows in ((paths.TRAIN, train), (paths.VALIDATION, validation)):
         (folder / name).mkdir(parents=True)
         np.save(folder / name / paths.ROWS, rows)
@@ -379,7 +380,9 @@ def make_workspace(folder: Path, train: np.ndarray, validation: np.ndarray, **tr
     settings = {
         "data": {"label": "anomaly"},
         "baseline": {"widths": [16], "code": 8, "training": training},
-        "rounds": {},
+        "rounds": {
+            "round_1": {"parent": "baseline", "options": {"keep": 0.5}, "recovery": training}
+        },
     }
     (folder / paths.SETTINGS).write_text(yaml.safe_dump(settings))
     return folder
@@ -413,8 +416,30 @@ def test_a_killed_stage_goes_on_and_publishes_the_same_bytes(
         )
     assert digests[0] == digests[1]
     assert len(digests[0]) > 7
-    history = pd.read_csv(paths.rung_folder("baseline") / paths.HISTORY)
-    assert history["validation_auc"].between(0.5, 1).all()
+
+
+def test_every_stage_that_trains_monitors_what_it_is_told_to(
+    train, validation, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(make_workspace(tmp_path, train, validation, epochs=3, monitor="auc"))
+    baseline.run()
+    shrink_stage.run("round_1")
+    control.run("round_1")
+    for folder in (*map(paths.rung_folder, ("baseline", "round_1")), paths.CONTROLS / "round_1"):
+        history = pd.read_csv(folder / paths.HISTORY)
+        assert len(history) == 4
+        best = history.sort_values(["validation_auc", "validation_loss"], ascending=[False, True])
+        assert paths.read_json(folder / paths.METRICS)["best_epoch"] == best["epoch"].iloc[0]
+
+
+def test_too_few_anomalies_to_monitor_are_refused_before_training(
+    train, validation, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(make_workspace(tmp_path, train, validation, epochs=3, monitor="auc"))
+    np.save(paths.VALIDATION / paths.ANOMALIES, OPTIONS["anomalies"][:19])
+    with pytest.raises(InputError, match="cannot monitor auc on 19 validation anomalies"):
+        baseline.run()
+    assert not paths.MODELS.exists()
 
 
 def test_a_baseline_that_cannot_be_trained_is_a_mistake_of_the_settings_or_data(
