@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from secateur import paths
-from secateur.recovery import History, recover
-from secateur.saving import from_architecture, save
 from secateur.settings import Settings, load_settings
 from secateur.sources.prepared import load_rows
-from secateur.training.replicas import replicas_of
 from tasks.command import main
 from tasks.rung import check_anomalies, resumable, write_history
+
+if TYPE_CHECKING:
+    import keras
+
+    from secateur.recovery import History
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,13 @@ def run(rung: str) -> None:
     if reason:
         _publish(rung, None, reason)
         return
+    # Imported where it trains: TensorFlow takes seconds, and a round behind a stop has no control.
+    import keras
+
+    from secateur.recovery import recover
+    from secateur.saving import from_architecture
+    from secateur.training.replicas import replicas_of
+
     anomalies = check_anomalies(settings)
     # Hosts of a training must meet before TensorFlow does anything.
     training = settings.baseline.training
@@ -59,6 +66,8 @@ def _publish(
             logger.info("%s: no control: %s", rung, reason)
             metrics = {"state": "skipped", "reason": reason, "validation_mse": None, "epochs": None}
         else:
+            from secateur.saving import save
+
             model, history = trained
             save(model, folder / paths.MODEL)
             write_history(folder, history.table)

@@ -6,21 +6,20 @@ import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
-import pandas as pd
 
 from secateur import paths
-from secateur.costs import costs
-from secateur.masks import masks_of, save_masks
 from secateur.methods.base import RoundReport
-from secateur.metrics import row_errors
-from secateur.saving import architecture, save
 from secateur.settings import Settings
 from secateur.sources.prepared import load_anomalies
-from secateur.training.history import History
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from secateur.training.history import History
 
 
 @contextlib.contextmanager
@@ -55,6 +54,11 @@ def write_rung(
         validation: (rows, features) to score on.
         errors_of: rows -> (rows,) errors of what is deployed; if None, of the model.
     """
+    from secateur.costs import costs
+    from secateur.masks import masks_of, save_masks
+    from secateur.metrics import row_errors
+    from secateur.saving import architecture, save
+
     errors_of = errors_of or partial(row_errors, model)
     errors = errors_of(validation)
     anomalies = load_anomalies(paths.VALIDATION)

@@ -8,28 +8,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from secateur import paths
-from secateur.closeness import closeness
-from secateur.deployment import write_deployed
-from secateur.litert import row_errors_of_file
 from secateur.methods.base import RoundReport
-from secateur.metrics import mean_squared_error
-from secateur.planner import Aim, Course, longer, progress_of
-from secateur.recovery import recover
-from secateur.saving import load
 from secateur.schemes import FLOAT32
 from secateur.settings import BASELINE, RoundSettings, Settings, load_settings
-from secateur.shrinking import shrink
 from secateur.sources.prepared import load_rows
-from secateur.targets import limit_of, target_of
-from secateur.training.replicas import replicas_of
 from tasks.command import main
 from tasks.rung import check_anomalies, resumable, write_cut, write_rung
+
+if TYPE_CHECKING:
+    import keras
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +62,16 @@ def _shrink(
     decision: dict[str, Any],
     anomalies: np.ndarray | None,
 ) -> None:
+    # TensorFlow takes seconds to import, and rounds behind a stop do without.
+    from secateur.closeness import closeness
+    from secateur.metrics import mean_squared_error
+    from secateur.planner import Aim, Course, longer, progress_of
+    from secateur.recovery import recover
+    from secateur.saving import load
+    from secateur.shrinking import shrink
+    from secateur.targets import limit_of, target_of
+    from secateur.training.replicas import replicas_of
+
     wanted, seed = settings.round(rung), settings.seed
     # Hosts of a training must meet before TensorFlow does anything.
     replicas_of(wanted.recovery.devices, wanted.recovery.hosts)
@@ -152,6 +154,9 @@ def _write_deployed(
     Returns:
         From rows to the file's errors of them; None where the model is judged.
     """
+    from secateur.deployment import write_deployed
+    from secateur.litert import row_errors_of_file
+
     _write_scheme(folder, scheme)
     if scheme == FLOAT32:
         return None

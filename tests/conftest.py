@@ -10,8 +10,18 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,6 +60,51 @@ def trained(train: np.ndarray, validation: np.ndarray):
     untrained = dense(64, widths=(32, 16), code=8)
     model, _ = recover(untrained, train, validation, epochs=30, batch=32, learning_rate=3e-3)
     return model
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings that keep Prefect's records away from the user's; one database serves all tests."""
+    return {
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_API_URL": "",
+        "PREFECT_PROFILE": "ephemeral",
+    }
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_home: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Settings that name a Prefect server with its UI, which starts once for all tests."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    settings = {**prefect_home, "PREFECT_API_URL": url, "PREFECT_SERVER_API_PORT": str(port)}
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "flows.leash", "prefect", "server", "start"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **settings, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        deadline = time.monotonic() + 90
+        while not _is_healthy(url):
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+        yield settings
+        server.communicate()  # the end of its input is the end of its leash
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health") as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def _train_without_xla():

@@ -152,8 +152,10 @@ def test_methods_are_in_no_other_list():
 
 
 def test_importing_the_package_starts_no_tensorflow():
+    """Nor do the stages that may have nothing to train, until they train."""
     code = (
         "import sys, secateur, secateur.settings, secateur.methods, secateur.guard, flows.compress;"
+        "import tasks.shrink, tasks.control, tasks.judge, tasks.elect, tasks.report;"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

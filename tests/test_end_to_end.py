@@ -8,11 +8,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -75,7 +73,6 @@ def environment(folder: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
-        "PREFECT_HOME": str(folder / ".prefect"),
         "DVC_SITE_CACHE_DIR": str(folder / ".dvc" / "site"),
     }
 
@@ -113,12 +110,12 @@ def processes_in(folder: Path) -> list[str]:
     return found
 
 
-def kill_in_the_middle_of(stage: str, folder: Path) -> None:
+def kill_in_the_middle_of(stage: str, folder: Path, **more: str) -> None:
     """Start the flow, and kill it without warning once a stage's training has begun."""
     started = subprocess.Popen(
         [sys.executable, "-m", "flows.compress"],
         cwd=folder,
-        env=environment(folder),
+        env={**environment(folder), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -135,10 +132,14 @@ def kill_in_the_middle_of(stage: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose flow was killed in round 2, and run again to the end."""
+def by_flow(
+    tmp_path_factory: pytest.TempPathFactory,
+    prefect_home: dict[str, str],
+    prefect_server: dict[str, str],
+) -> Path:
+    """A workspace whose flow was killed in round 2, server and all, and run again to the end."""
     folder = make_workspace(tmp_path_factory.mktemp("by_flow"))
-    kill_in_the_middle_of("shrink@round_2", folder)
+    kill_in_the_middle_of("shrink@round_2", folder, **prefect_home)
     deadline = time.monotonic() + 10
     while processes_in(folder) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -147,7 +148,7 @@ def by_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not (folder / "models/round_2").exists() or not list(
         (folder / "models/round_2").iterdir()
     )
-    done = flow(folder)
+    done = flow(folder, **prefect_server)
     assert done.returncode == 0, done.stdout + done.stderr
     (folder / "resumed.log").write_text(done.stdout + done.stderr)
     return folder
@@ -180,42 +181,8 @@ def test_after_the_flow_dvc_has_nothing_to_do(by_flow):
     assert "Running stage" not in run(by_flow, "dvc", "repro").stdout
 
 
-@pytest.fixture(scope="module")
-def prefect_ui(by_flow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the UI over the records that the flow left."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = "flows.leash prefect server start --host 127.0.0.1 --port"
-    with subprocess.Popen(
-        [sys.executable, "-m", *command.split(), str(port)],
-        cwd=by_flow,
-        env={
-            **environment(by_flow),
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PREFECT_API_URL": f"{address}/api",
-        },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        deadline = time.monotonic() + 90
-        while not _answers(f"{address}/api/health"):
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.1)
-        yield address
-        server.communicate()  # the end of its input is the end of its leash
-
-
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(address).is_success
-    except httpx.TransportError:
-        return False
-
-
-def test_prefects_ui_shows_the_run_its_table_and_its_pictures(by_flow, prefect_ui, tmp_path):
+def test_prefects_ui_shows_the_run_its_table_and_its_pictures(by_flow, prefect_server, tmp_path):
+    prefect_ui = prefect_server["PREFECT_API_URL"].removesuffix("/api")
     runs = httpx.post(f"{prefect_ui}/api/flow_runs/filter", json={}).json()
     (run,) = (
         one
@@ -253,8 +220,8 @@ def test_prefects_ui_shows_the_run_its_table_and_its_pictures(by_flow, prefect_u
         assert browser.foreign == set()
 
 
-def test_after_dvc_the_flow_has_nothing_to_do(by_dvc, prefect_ui):
-    done = flow(by_dvc, PREFECT_API_URL=f"{prefect_ui}/api")
+def test_after_dvc_the_flow_has_nothing_to_do(by_dvc, prefect_server):
+    done = flow(by_dvc, **prefect_server)
     assert done.returncode == 0, done.stderr
     stages = yaml.safe_load((by_dvc / "dvc.lock").read_text())["stages"]
     assert (done.stdout + done.stderr).count("Finished in state Cached('Unchanged'") == len(stages)
@@ -337,11 +304,11 @@ def test_metrics_and_plots_are_shown(by_flow):
         ({"data": {"source": "file", "path": "bad.csv"}}, "holds text"),
     ],
 )
-def test_a_mistake_ends_with_one_message_and_code_2(tmp_path, prefect_ui, change, message):
+def test_a_mistake_ends_with_one_message_and_code_2(tmp_path, prefect_server, change, message):
     folder = make_workspace(tmp_path)
     (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, **change}))
     (folder / "bad.csv").write_text("a,b\n1,2\n3,four\n")
-    by_flow = flow(folder, PREFECT_API_URL=f"{prefect_ui}/api")
+    by_flow = flow(folder, **prefect_server)
     by_stage = run(folder, sys.executable, "-m", "tasks.prepare")
     for done in (by_flow, by_stage):
         assert done.returncode == 2, done.stdout + done.stderr

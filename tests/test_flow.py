@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +20,10 @@ pytestmark = pytest.mark.pipeline
 FLOW = [sys.executable, "-m", "flows.compress"]
 
 
-@pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Settings that keep Prefect's records away from the user's."""
-    return {
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "PREFECT_API_URL": "",
-        "PREFECT_PROFILE": "ephemeral",
-    }
-
-
-@pytest.fixture(scope="module")
-def server(
-    prefect_home: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """Settings that name a Prefect server which runs for as long as this module's tests."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = "flows.leash prefect server start --host 127.0.0.1 --port"
-    with subprocess.Popen(
-        [sys.executable, "-m", *command.split(), str(port)],
-        env=workspace_environment(
-            tmp_path_factory.mktemp("server"),
-            **prefect_home,
-            PREFECT_SERVER_ANALYTICS_ENABLED="false",
-            PREFECT_SERVER_API_PORT=str(port),
-        ),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        url = f"http://127.0.0.1:{port}/api"
-        wait_until(lambda: answers(url))
-        yield {**prefect_home, "PREFECT_API_URL": url}
-        process.communicate()  # the end of its input is the end of its leash
+@pytest.fixture
+def server(prefect_server: dict[str, str]) -> dict[str, str]:
+    """Settings that name a Prefect server."""
+    return prefect_server
 
 
 @pytest.fixture
@@ -79,13 +46,6 @@ def wait_until(so: Any) -> None:
     while not so():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").is_success
-    except httpx.TransportError:
-        return False
 
 
 def ask(server: dict[str, str], what: str, **query: Any) -> list[dict[str, Any]]:

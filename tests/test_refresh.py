@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import refresh as module
 from secateur.errors import InputError
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.pipeline
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
+def _server(prefect_server: dict[str, str]) -> Iterator[None]:
+    with temporary_settings({PREFECT_API_URL: prefect_server["PREFECT_API_URL"]}):
         yield
 
 

@@ -129,22 +129,16 @@ def test_ladders_are_ranked_by_their_mean_and_failed_ones_come_last(workspace):
     assert pd.read_csv("reports/study/ladders.csv")[KEEP].tolist() == [0.3, 0.1, 0.0, 0.2]
 
 
-@pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory):
-    """One for all, as a new one's database takes seconds to make."""
-    return tmp_path_factory.mktemp("prefect")
-
-
-def run_study(folder: Path, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_study(
+    folder: Path, prefect: dict[str, str], *words: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.study", *words],
         cwd=folder,
         env={
             **os.environ,
             "PYTHONPATH": f"{ROOT}/src:{ROOT}",
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": "",
-            "PREFECT_PROFILE": "ephemeral",
+            **prefect,
         },
         capture_output=True,
         text=True,
@@ -154,11 +148,11 @@ def run_study(folder: Path, home: Path, *words: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.pipeline
-def test_a_study_runs_on_threads_and_on_dask_and_writes_the_best(workspace, prefect_home):
+def test_a_study_runs_on_threads_and_on_dask_and_writes_the_best(workspace, prefect_server):
     one_round = {"round_1": PARAMS["rounds"]["round_1"]}
     (workspace / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "rounds": one_round}))
     words = ("-V", f"{KEEP}=[0.75, 0.5]")
-    first = run_study(workspace, prefect_home, *words)
+    first = run_study(workspace, prefect_server, *words)
     assert first.returncode == 0, first.stderr
     assert "The best of 2 ladders" in first.stdout
     ladders = pd.read_csv("reports/study/ladders.csv")
@@ -170,7 +164,7 @@ def test_a_study_runs_on_threads_and_on_dask_and_writes_the_best(workspace, pref
 
     # The two that are done are not done again; Optuna can only choose among them.
     again = run_study(
-        workspace, prefect_home, *words, "--trials=2", "--engine=dask", "--write-best"
+        workspace, prefect_server, *words, "--trials=2", "--engine=dask", "--write-best"
     )
     assert again.returncode == 0, again.stderr
     assert (again.stdout + again.stderr).count("Done before") == 2
@@ -181,21 +175,21 @@ def test_a_study_runs_on_threads_and_on_dask_and_writes_the_best(workspace, pref
 
 
 @pytest.mark.pipeline
-def test_a_mistake_in_a_study_ends_with_one_message_and_code_2(workspace, prefect_home):
-    done = run_study(workspace, prefect_home, "-V", "guard.tolerance={low: 0.1, high: 0.2}")
+def test_a_mistake_in_a_study_ends_with_one_message_and_code_2(workspace, prefect_server):
+    done = run_study(workspace, prefect_server, "-V", "guard.tolerance={low: 0.1, high: 0.2}")
     assert done.returncode == 2
     assert "guard.tolerance: a range needs a number of trials" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.pipeline
-def test_a_study_runs_on_ray(workspace, prefect_home):
+def test_a_study_runs_on_ray(workspace, prefect_server):
     pytest.importorskip("prefect_ray", reason="Ray is not installed; `make ray` brings it")
     pytest.importorskip("ray", reason="Ray is not installed; `make ray` brings it")
     for keep, share in ((0.75, 0.8), (0.5, 0.6)):  # done before, so that only Ray takes its time
         found = {"share": share, "mse_to_baseline": 1.0, "rungs": []}
         (lay_out({KEEP: keep}, 0) / studies.OUTCOME).write_text(json.dumps(found))
-    done = run_study(workspace, prefect_home, "-V", f"{KEEP}=[0.75, 0.5]", "--engine=ray")
+    done = run_study(workspace, prefect_server, "-V", f"{KEEP}=[0.75, 0.5]", "--engine=ray")
     assert done.returncode == 0, done.stderr
     assert "leaves 60.0% of the baseline's parameters" in done.stdout
     assert (done.stdout + done.stderr).count("Done before") == 2
