@@ -22,6 +22,14 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# What Prefect's server does besides for nobody here: schedules, work pools, triggers.
+IDLE_SERVICES = {
+    f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+    for name in (
+        "SCHEDULER", "LATE_RUNS", "FOREMAN", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS",
+        "TRIGGERS", "REPOSSESSOR",
+    )
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,7 +94,12 @@ def prefect_server(prefect_home: dict[str, str]) -> Iterator[dict[str, str]]:
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
         cwd=ROOT,
-        env={**os.environ, **settings, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+        env={
+            **os.environ,
+            **settings,
+            **IDLE_SERVICES,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
