@@ -251,7 +251,7 @@ def judge_again(within: float) -> dict[str, bytes]:
 def pipeline(tmp_path_factory: pytest.TempPathFactory, _without_xla):
     """A workspace whose ladder was climbed by the stages' own bodies."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shrink, "shrink", cut_at_once)
+        patch.setattr("secateur.shrinking.shrink", cut_at_once)
         patch.chdir(tmp_path_factory.mktemp("pipeline"))
         set_tolerance(0.3)
         prepare.run()
