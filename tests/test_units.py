@@ -70,16 +70,24 @@ def normed(use_bias: bool) -> keras.Model:
     return keras.Model(x, layers.Conv2D(1, 3, padding="same", name="output")(h))
 
 
-@pytest.mark.parametrize("compensate", ["least_squares", "bias"])
-def test_a_normalization_takes_over_what_a_missing_bias_would(compensate, images):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("units", {"keep": 0.5}),
+        ("units", {"keep": 0.5, "compensate": "bias"}),
+        ("weights", {"keep": 0.5}),
+        ("cluster", {"clusters": 6}),
+    ],
+)
+def test_a_normalization_takes_over_what_a_missing_bias_would(method, options, images):
     keras.utils.set_random_seed(0)
     without, with_bias = normed(False), normed(True)
-    without = recover(without, images, images[:200], epochs=2, batch=32, learning_rate=3e-3)[0]
+    renew_batch_norm(without, images[:300])
     for layer, other in zip(without.layers, with_bias.layers, strict=True):
         biases = [np.zeros(layer.filters)] if layer.name in ("second", "up") else []
         other.set_weights([*layer.get_weights(), *biases])
     outputs = [
-        shrink(model, images[:300], "units", keep=0.5, compensate=compensate)[0](images[300:400])
+        shrink(model, images[:300], method, **options)[0](images[300:400])
         for model in (without, with_bias)
     ]
     np.testing.assert_allclose(*outputs, atol=1e-4)

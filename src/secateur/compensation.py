@@ -21,8 +21,7 @@ import keras
 import numpy as np
 
 from secateur.answers import Answers
-from secateur.graph import Group, foldable_norms, inputs_at, layer_at
-from secateur.graph.kinds import DEPTHWISE, SEPARABLE
+from secateur.graph import Group, inputs_at
 from secateur.graph.rules import rule_of
 from secateur.graph.trace import trace
 from secateur.graph.walk import Place
@@ -35,7 +34,7 @@ from secateur.mixing import (
     linear_maps,
     mixing_layers,
     moments_of,
-    with_mean_of,
+    norms_behind,
 )
 
 Compensate = Literal["least_squares", "bias", "none"]
@@ -194,9 +193,7 @@ def consumers_of(
         id(now): then for now, then in zip(model.weights, whole.weights, strict=True)
     }
     for part in group.consumers:
-        maps = linear_maps(part.layer, part.variable)
-        if (norm := norms.get(id(part.variable))) is not None:
-            maps = tuple(with_mean_of(norm, part.layer, one) for one in maps)
+        maps = linear_maps(part.layer, part.variable, norms)
         found = moments_of(maps, part.places, model, sample, original) if maps else ()
         for one, moments in zip(maps, found, strict=True):
             positions = one.inputs_of(part.axis, part.positions)
@@ -262,19 +259,6 @@ class Followers:
 
     def _to_come(self, done: int) -> float:
         return min(self._firsts[done:], default=math.inf)
-
-
-def norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
-    """The BatchNormalizations that alone read what layers without a bias make, by the kernel's id.
-
-    What they take away shifts what such a layer gives, so that it can take over a constant.
-    """
-    pairs = [[layer_at(model, path) for path in pair] for pair in foldable_norms(model)]
-    return {
-        id(layer.pointwise_kernel if type(layer) in SEPARABLE else layer.kernel): norm
-        for layer, norm in pairs
-        if not layer.use_bias and type(layer) not in DEPTHWISE
-    }
 
 
 def remove_cheapest(

@@ -16,7 +16,7 @@ A bias is the matrix' last row, whose input is always one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -26,7 +26,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from secateur.graph import inputs_at, numbers_made
+from secateur.graph import foldable_norms, inputs_at, layer_at, numbers_made
 from secateur.graph.kinds import (
     ATTENTION,
     CONVOLUTIONS,
@@ -247,25 +247,32 @@ class MixingLayer:
     places: tuple[Place, ...]
     maps: tuple[LinearMap, ...]
 
+    def with_mean_of(self, norms: Mapping[int, layers.BatchNormalization]) -> MixingLayer:
+        """The same with the mean for a bias that what reads it takes away; see `norms_behind`."""
+        return replace(self, maps=linear_maps(self.layer, self.kernel, norms))
 
-def mixing_layers(model: keras.Model) -> tuple[MixingLayer, ...]:
+
+def mixing_layers(model: keras.Model, means: bool = False) -> tuple[MixingLayer, ...]:
     """All kernels of a model that are linear maps, in the order in which they are called.
 
     Embeddings, recurrent kernels and layers that nobody knows are not among them.
 
     Args:
         model: a built functional or Sequential model, which may hold others.
+        means: whether layers without a bias get the mean for one that a BatchNormalization takes
+            away; see `norms_behind`.
 
     Raises:
         InputError: the model has no graph that could be read.
     """
+    norms = norms_behind(model) if means else {}
     calls: dict[int, tuple[Any, str, list[Place]]] = {}
     for visit in trace(model, rule_of).visits:
         for layer, place in _parts(visit.operation, visit.place):
             path = "/".join(name for name, _ in place)
             calls.setdefault(id(layer), (layer, path, []))[2].append(place)
     return tuple(
-        MixingLayer(path, layer, kernel, tuple(places), linear_maps(layer, kernel))
+        MixingLayer(path, layer, kernel, tuple(places), linear_maps(layer, kernel, norms))
         for layer, path, places in calls.values()
         for kernel in kernels_of(layer)
     )
@@ -291,20 +298,46 @@ def kernels_of(layer: Any) -> tuple[Any, ...]:
     return (layer.kernel,) if type(layer) in known else ()
 
 
-def linear_maps(layer: Any, kernel: Any) -> tuple[LinearMap, ...]:
+def linear_maps(
+    layer: Any, kernel: Any, norms: Mapping[int, layers.BatchNormalization] | None = None
+) -> tuple[LinearMap, ...]:
     """The maps that a kernel holds: one, or one a group.
 
     Args:
         layer: the layer, or one that has it inside, as an attention has its projections.
         kernel: one of its variables.
+        norms: whose means stand in for a bias, by the kernel's id; see `norms_behind`.
 
     Returns:
         None at all if this kernel is no linear map that is known here.
     """
     for one in layer._flatten_layers():
         if any(kernel is known for known in kernels_of(one)):
-            return _maps_of(one, kernel)
+            maps, norm = _maps_of(one, kernel), (norms or {}).get(id(kernel))
+            return maps if norm is None else tuple(_with_mean_of(norm, one, of) for of in maps)
     return ()
+
+
+def norms_behind(model: keras.Model) -> dict[int, layers.BatchNormalization]:
+    """The BatchNormalizations that alone read what layers without a bias make, by the kernel's id.
+
+    What they take away shifts what such a layer gives, so that it can take over a constant.
+
+    Raises:
+        InputError: the model has no graph that could be read.
+    """
+    pairs = [[layer_at(model, path) for path in pair] for pair in foldable_norms(model)]
+    return {
+        id(layer.pointwise_kernel if type(layer) in SEPARABLE else layer.kernel): norm
+        for layer, norm in pairs
+        if not layer.use_bias and type(layer) not in DEPTHWISE
+    }
+
+
+def _with_mean_of(norm: keras.Layer, layer: keras.Layer, linear: LinearMap) -> LinearMap:
+    axis = -2 if type(layer) in TRANSPOSED else -1
+    made = np.unravel_index(linear.elements[0], linear.kernel.shape)[axis]
+    return replace(linear, bias=norm.moving_mean, bias_elements=made, is_bias_subtracted=True)
 
 
 class Remembered:
@@ -344,20 +377,6 @@ class Remembered:
 def _inputs(model: keras.Model, places: Sequence[Place], sample: np.ndarray) -> Iterator[list[Any]]:
     read = inputs_at(model, places)
     return (read(batch) for batch in batches(sample))
-
-
-def with_mean_of(norm: keras.Layer, layer: keras.Layer, linear: LinearMap) -> LinearMap:
-    """The map of a layer without a bias, with a normalization's mean in place of one.
-
-    Args:
-        norm: a BatchNormalization that alone reads what the layer makes, unit by unit: what it
-            takes away is a bias.
-        layer: see above.
-        linear: a map of the layer.
-    """
-    axis = -2 if type(layer) in TRANSPOSED else -1
-    made = np.unravel_index(linear.elements[0], linear.kernel.shape)[axis]
-    return replace(linear, bias=norm.moving_mean, bias_elements=made, is_bias_subtracted=True)
 
 
 def moments_of(

@@ -17,7 +17,7 @@ import numpy as np
 from secateur.graph import inputs_at
 from secateur.masks import alive, masked_least_squares, ridge_of
 from secateur.metrics import batches
-from secateur.mixing import POSITIONS, LinearMap, MixingLayer, mixing_layers
+from secateur.mixing import POSITIONS, LinearMap, MixingLayer, mixing_layers, norms_behind
 
 _ROWS_AT_ONCE = 64  # rows of a sample whose patches are in memory together
 
@@ -62,6 +62,7 @@ def refit(
         Path of a refitted layer -> how close it came, in the order of the calls.
     """
     before = {(one.path, one.kernel.name): one for one in mixing_layers(original)}
+    norms, norms_before = norms_behind(model), norms_behind(original)
     fits: dict[str, Fit] = {}
     for layer in mixing_layers(model):
         known = before.get((layer.path, layer.kernel.name))
@@ -69,6 +70,8 @@ def refit(
             continue
         if only is not None and not any(_is_in(layer.path, one) for one in only):
             continue
+        if id(layer.kernel) in norms and id(known.kernel) in norms_before:
+            layer, known = layer.with_mean_of(norms), known.with_mean_of(norms_before)
         fit = _refit_layer(layer, known, model, original, sample)
         if fit is not None:
             fits[layer.path] = fit

@@ -63,7 +63,7 @@ class Cluster(Method):
         shared, plain = copy_model(model), copy_model(model)
         original = Remembered(model, sample)
         report = RoundReport(uncompensated=plain)
-        mixing = {id(one.kernel): one for one in mixing_layers(shared)}
+        mixing = {id(one.kernel): one for one in mixing_layers(shared, means=True)}
         plain_kernels = kernels(plain)
         for path, kernel in kernels(shared).items():
             weights = np.asarray(kernel, np.float64)

@@ -160,7 +160,7 @@ class Weights(Method):
 
         pattern = Pattern.parse(self.pattern)
         known = {id(kernel) for kernel in kernels(model).values()}
-        mixing = [layer for layer in mixing_layers(model) if id(layer.kernel) in known]
+        mixing = [layer for layer in mixing_layers(model, means=True) if id(layer.kernel) in known]
         living = [alive(layer.kernel) for layer in mixing]
         sizes = [
             [pattern.summed(mask.ravel()[one.elements]) for one in layer.maps]
@@ -276,7 +276,7 @@ class Weights(Method):
 
         def known(one: keras.Model) -> list[Any]:
             ids = {id(kernel) for kernel in kernels(one).values()}
-            return [layer for layer in mixing_layers(one) if id(layer.kernel) in ids]
+            return [layer for layer in mixing_layers(one, means=True) if id(layer.kernel) in ids]
 
         begun, original = False, Remembered(model, sample)
         for layer, before, mask in zip(known(repaired), known(model), masks, strict=True):
