@@ -73,7 +73,7 @@ class Answers:
         answer = _compiled(self._model, known)
         totals: list[Any] = [0.0] * len(known)
         for number, batch in enumerate(batches(self._rows, self._rows_at_once())):
-            asked = tf.constant(np.repeat(batch, _SIGNS, axis=0))
+            asked = tf.cast(np.repeat(batch, _SIGNS, axis=0), self._model.inputs[0].dtype)
             given = answer(asked, tf.constant([self._seed, number]))
             totals = [
                 total + np.asarray(one, np.float64)
@@ -119,7 +119,10 @@ def _channels(linear_map: LinearMap, outputs: int) -> np.ndarray:
 
 
 def _compiled(model: keras.Model, known: Sequence[Any]) -> Callable[..., list[tf.Tensor]]:
-    @tf.function(reduce_retracing=True)
+    (given,) = model.inputs
+    rows_of_any_number = tf.TensorSpec((None, *given.shape[1:]), given.dtype)
+
+    @tf.function(input_signature=[rows_of_any_number, tf.TensorSpec((2,), tf.int32)])
     def answer(rows: tf.Tensor, signs_seed: tf.Tensor) -> list[tf.Tensor]:
         notes: list[list[tf.Tensor]] = [[] for _ in known]
         with tf.GradientTape() as tape, _listening(known, notes, tape):

@@ -7,7 +7,7 @@ from secateur.graph.folding import fold_norms, foldable_norms
 from secateur.graph.footprint import Footprint
 from secateur.graph.groups import Group, KeptUnits, Slice, dependency_groups
 from secateur.graph.reading import calls_noted, inputs_at, numbers_made
-from secateur.graph.rebuild import keep_units, replace_layers
+from secateur.graph.rebuild import keep_units, replace_layers, unit_keeper
 from secateur.graph.walk import layer_at
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "layer_at",
     "numbers_made",
     "replace_layers",
+    "unit_keeper",
     "with_code",
 ]

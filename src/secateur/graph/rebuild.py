@@ -7,7 +7,7 @@ its configuration, called as the original was, and given the values of the origi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -32,8 +32,13 @@ def keep_units(model: keras.Model, kept: KeptUnits) -> keras.Model:
     Raises:
         InputError: a group is unknown or frozen, or its indices are not sorted, unique units.
     """
+    return unit_keeper(model, kept)()
+
+
+def unit_keeper(model: keras.Model, kept: KeptUnits) -> Callable[[], keras.Model]:
+    """What makes such copies as `keep_units`, each with the values that the model has by then."""
     analysis = analyse(model)
-    return _Cut(analysis, kept).copy(model)
+    return lambda: _Cut(analysis, kept).copy(model)
 
 
 def replace_layers(

@@ -103,10 +103,9 @@ class Units(Method):
     def shrink(self, model: keras.Model, sample: np.ndarray) -> tuple[keras.Model, RoundReport]:
         """See `Method.shrink`."""
         from secateur.allocation import Price, spread
-        from secateur.graph import dependency_groups
 
         cut = _Cut(self, model, sample)
-        groups = [one for one in dependency_groups(model, self.cut_code) if not one.frozen]
+        groups = [one for one in cut.groups if not one.frozen]
         if self.scope in (None, "local") or self.keep == 1:
             return cut.to({group.name: self._units_kept(group) for group in groups})
         units = sum(group.units for group in groups)
@@ -168,6 +167,13 @@ class _Cut:
         self._silenced = copy_model(model)
 
     @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of the copy."""
+        from secateur.graph import dependency_groups
+
+        return dependency_groups(self._silenced, self._units.cut_code)
+
+    @cached_property
     def _original(self) -> Remembered:
         from secateur.mixing import Remembered
 
@@ -194,14 +200,14 @@ class _Cut:
     def to(self, widths: Mapping[str, int]) -> tuple[keras.Model, RoundReport]:
         """Cut to widths, and what was done."""
         from secateur.compensation import Followers, consumers_of, renew_batch_norm_if_better
-        from secateur.graph import dependency_groups, keep_units
+        from secateur.graph import unit_keeper
         from secateur.importance import Scene, leave
 
         units, silenced = self._units, self._silenced
         answers = None if units.importance == "obs_layer" else self.answers
         kept: dict[str, np.ndarray] = {}
         report = RoundReport()
-        groups = dependency_groups(silenced, units.cut_code)
+        groups = self.groups
         followers = Followers(groups, silenced, self._original, self._sample)
         try:
             for number, group in enumerate(groups):
@@ -228,12 +234,13 @@ class _Cut:
                     kept[group.name] = np.setdiff1d(np.arange(group.units), leaving)
                     report.groups.append(_what_went(group.name, group.units, removed))
             followers.catch_up(len(groups))
-            cut = keep_units(silenced, kept)
+            copy_kept = unit_keeper(silenced, kept)
+            cut = copy_kept()
         finally:
             silenced.set_weights(self._model.get_weights())
         if kept and units.compensate != "none":
             renew_batch_norm_if_better(cut, self._sample)
-        return cut, replace(report, uncompensated=keep_units(self._model, kept))
+        return cut, replace(report, uncompensated=copy_kept())
 
 
 def _what_went(name: str, units: int, removed: list[tuple[int, float]]) -> dict[str, Any]:
