@@ -67,6 +67,12 @@ def run() -> None:
                 f"{history.setbacks[-1].learning_rate:.3g}; lower baseline.training.learning_rate, "
                 "or see whether the data holds extreme values"
             )
+        if training.epochs > 0 and history.best_epoch == 0:
+            logger.warning(
+                "baseline: of %d epochs none was better by %s than the network untrained, which is "
+                "what it stays",
+                history.epochs, training.monitor,
+            )  # fmt: skip
         with paths.publishing(paths.rung_folder(BASELINE)) as folder:
             write_rung(folder, model, history, RoundReport(), metrics, validation)
         with paths.publishing(paths.DECISIONS / BASELINE) as folder:

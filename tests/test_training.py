@@ -432,6 +432,21 @@ def test_every_stage_that_trains_monitors_what_it_is_told_to(
         assert paths.read_json(folder / paths.METRICS)["best_epoch"] == best["epoch"].iloc[0]
 
 
+def test_a_baseline_that_was_best_untrained_is_told_of(
+    train, validation, tmp_path, monkeypatch, caplog
+):
+    """Bright rows, on which an untrained network errs most, are what training makes easy first."""
+    monkeypatch.chdir(
+        make_workspace(
+            tmp_path, train, validation, epochs=2, batch=32, learning_rate=0.006, monitor="auc"
+        )
+    )
+    bright = np.repeat(1.5 * train.mean(axis=0, keepdims=True), 20, axis=0)
+    np.save(paths.VALIDATION / paths.ANOMALIES, bright)
+    baseline.run()
+    assert "of 2 epochs none was better by auc than the network untrained" in caplog.text
+
+
 def test_too_few_anomalies_to_monitor_are_refused_before_training(
     train, validation, tmp_path, monkeypatch
 ):
