@@ -106,6 +106,7 @@ def main() -> None:
         )
         _print_row(name, *_sizes(networks[name]), seconds, f"{bare:.5f}", *scored(error))
 
+    networks["baseline, trained on"] = networks.pop("baseline")
     print(f"\n{arguments.recovery} epochs of recovery:\n")
     _print_row("rate", "network", "validation MSE", "test MSE", "to baseline", "ours to it",
                is_head=True)  # fmt: skip
