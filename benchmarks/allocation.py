@@ -57,11 +57,15 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, help="rows that a cut looks at")
     parser.add_argument("--epochs", type=int, help="of the baseline")
     parser.add_argument("--recovery", type=int, default=3, help="epochs; 0 for none")
+    parser.add_argument("--rate", type=float, help="learning rate of the recovery")
     parser.add_argument("--baselines", type=Path, help="a folder that keeps them for another run")
     parser.add_argument("--scan", action="store_true", help="hold the scan against full cuts")
     arguments = parser.parse_args()
     network = NETWORKS[arguments.network]
     epochs = arguments.epochs or network["epochs"]
+    recovery = {**network["recovery"]}
+    if arguments.rate:
+        recovery["learning_rate"] = arguments.rate
     train, validation, test = (rows.reshape(-1, *network["shape"]) for rows in fashion.splits())
     sample = train[: arguments.calibration or network["calibration"]]
     train = train[: arguments.rows]
@@ -97,14 +101,14 @@ def main() -> None:
                 if arguments.recovery:
                     cut, _ = secateur.recover(
                         cut, train, validation, epochs=arguments.recovery, seed=seed,
-                        **network["recovery"],
+                        **recovery,
                     )  # fmt: skip
                 found = untrained, mean_squared_error(cut, test)
                 errors.setdefault((left, way), []).append(found)
                 macs[left, way] = count_macs(cut)[0]
                 print(seed, left, way, macs[left, way], *found, flush=True)
     if not arguments.scan:
-        _print(arguments, epochs, references, errors, macs)
+        _print(arguments, epochs, recovery["learning_rate"], references, errors, macs)
 
 
 def scored_by(options: dict[str, Any]) -> tuple[str, Any]:
@@ -124,10 +128,13 @@ def cut_by(
     return Units(keep=1.0).shrink_to(model, sample, widths)[0]
 
 
-def _print(arguments: Any, epochs: int, references: list[float], errors: Any, macs: Any) -> None:
+def _print(
+    arguments: Any, epochs: int, rate: float, references: list[float], errors: Any, macs: Any
+) -> None:
     print(
         f"\n{arguments.network}: baselines of {epochs} epochs, seeds {arguments.seeds}, test MSE "
-        f"{_spread(references)}; {arguments.recovery} epochs of recovery; mean ± sample deviation"
+        f"{_spread(references)}; {arguments.recovery} epochs of recovery at {rate:g}; "
+        "mean ± sample deviation"
     )
     first = arguments.ways[0]
     rows: list[list[object]] = []
