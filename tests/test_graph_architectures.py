@@ -157,6 +157,20 @@ def test_an_architecture_is_shrunk_with_repair(make: Callable[[], keras.Model]) 
     assert np.isfinite(given(small, rows_of(model))).all()
 
 
+def test_both_directions_lose_the_same_units() -> None:
+    """Keras takes what they make together to be twice as wide as what the first makes."""
+    keras.backend.clear_session()
+    steps = keras.Input((5, 3))
+    both = layers.Bidirectional(layers.GRU(6, return_sequences=True))
+    model = keras.Model(steps, layers.Dense(3)(both(steps)))
+    randomize(model, 0)
+    (group,) = (one for one in dependency_groups(model, cut_code=True) if not one.frozen)
+    small = keep_units(model, {group.name: np.arange(4)})
+    (cut,) = (one for one in small.layers if isinstance(one, layers.Bidirectional))
+    assert (cut.forward_layer.units, cut.backward_layer.units) == (4, 4)
+    assert given(small, rows_of(model)).shape == given(model, rows_of(model)).shape
+
+
 def test_a_model_of_several_inputs_is_refused_where_rows_are_needed() -> None:
     with pytest.raises(InputError, match="one input and one output"):
         shrink(several(), np.zeros((5, 6), "float32"), "units", keep=0.5)

@@ -25,13 +25,15 @@ def _bidirectional(call: Call) -> list[Ids]:
     both = (layer.forward_layer, layer.backward_layer)
     if layer.return_state or len(call.inputs) > 1 or not all(type(one) in GATES for one in both):
         return unknown(call)
+    if both[0].units != both[1].units:
+        return unknown(call)
     outer = call.output_shape[:-1]
     forward, backward = (call.within(one, call.input, [(*outer, one.units)])[0] for one in both)
+    call.unite(forward, backward)  # Keras takes both to be as wide as the first, however they merge
     if layer.merge_mode is None:
         return [forward, backward]
     if layer.merge_mode == "concat":
         return [np.concatenate([forward, backward], axis=-1)]
-    call.unite(forward, backward)
     return [forward]
 
 
