@@ -421,7 +421,14 @@ def test_a_killed_stage_goes_on_and_publishes_the_same_bytes(
 def test_every_stage_that_trains_monitors_what_it_is_told_to(
     train, validation, tmp_path, monkeypatch
 ):
-    monkeypatch.chdir(make_workspace(tmp_path, train, validation, epochs=3, monitor="auc"))
+    """Bright rows, on which training errs less and less: the AUC falls as the loss does."""
+    bright = 1.5 * train.mean(axis=0) * np.linspace(0.9, 1.1, 20, dtype=np.float32)[:, None]
+    monkeypatch.chdir(
+        make_workspace(
+            tmp_path, train, validation, epochs=3, batch=32, learning_rate=0.006, monitor="auc"
+        )
+    )
+    np.save(paths.VALIDATION / paths.ANOMALIES, bright)
     baseline.run()
     shrink_stage.run("round_1")
     control.run("round_1")
@@ -429,6 +436,7 @@ def test_every_stage_that_trains_monitors_what_it_is_told_to(
         history = pd.read_csv(folder / paths.HISTORY)
         assert len(history) == 4
         best = history.sort_values(["validation_auc", "validation_loss"], ascending=[False, True])
+        assert best["epoch"].iloc[0] < history["validation_loss"].argmin() == 3
         assert paths.read_json(folder / paths.METRICS)["best_epoch"] == best["epoch"].iloc[0]
 
 

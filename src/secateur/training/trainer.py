@@ -62,7 +62,7 @@ class Trainer:
         self._blocks = Blocks(train, settings.batch)
         self._validation = tf.constant(validation)
         has_anomalies = anomalies is not None and len(anomalies) > 0
-        self._anomalies = tf.constant(anomalies) if has_anomalies else None
+        self._anomalies = tf.constant(anomalies, validation.dtype) if has_anomalies else None
         self._order = np.random.default_rng(seed)
         self._patterns = Patterns(model)
         self._compiled_errors = compiled_errors(model)
