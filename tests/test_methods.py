@@ -283,6 +283,21 @@ def test_at_least_one_unit_stays(trained, train):
     assert [layer.units for layer in cut.layers[1:]] == [1, 1, 8, 1, 1, 64]
 
 
+@pytest.mark.parametrize("method", ["units", "weights"])
+def test_an_output_in_half_precision_is_weighed_like_any_other(method, train):
+    rows = keras.Input((64,))
+    hidden = rows
+    for units in (16, 4, 16):
+        hidden = keras.layers.Dense(units, "relu", dtype="bfloat16")(hidden)
+    model = keras.Model(rows, keras.layers.Dense(64, dtype="bfloat16")(hidden))
+    cut, report = shrink(model, train[:64], method, keep=0.5)
+    assert costs(cut).nonzeros < costs(model).nonzeros
+    given, repaired, left = (
+        np.asarray(one(train), np.float32) for one in (model, cut, report.uncompensated)
+    )
+    assert np.square(repaired - given).mean() < 0.5 * np.square(left - given).mean()
+
+
 def test_the_code_is_cut_when_asked(trained, train):
     cut, _ = shrink(trained, train, "units", keep=0.5, cut_code=True)
     assert cut.get_layer("code").units == 4

@@ -126,7 +126,7 @@ def _compiled(model: keras.Model, known: Sequence[Any]) -> Callable[..., list[tf
     def answer(rows: tf.Tensor, signs_seed: tf.Tensor) -> list[tf.Tensor]:
         notes: list[list[tf.Tensor]] = [[] for _ in known]
         with tf.GradientTape() as tape, _listening(known, notes, tape):
-            output = model(rows, training=False)
+            output = tf.cast(model(rows, training=False), tf.float32)
             uniform = tf.random.stateless_uniform(tf.shape(output), signs_seed)
             total = tf.reduce_sum(tf.sign(uniform - 0.5) * output)
         gradients = tape.gradient(total, notes, unconnected_gradients="zero")

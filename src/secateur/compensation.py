@@ -249,7 +249,7 @@ class Followers:
             place = self._place[id(one.map.kernel)]
             key = place, int(one.map.elements[0, 0])
             self._waiting.pop(key, None)  # what another group left of it
-            if place > self._to_come(done):
+            if place > self._to_come(done) and one.compensate != "none":
                 self._waiting[key] = one
 
     def catch_up(self, done: int) -> None:

@@ -36,9 +36,9 @@ def squared_gradients(
     @tf.function(reduce_retracing=True)
     def gradients(rows: tf.Tensor, signs_seed: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            output = model(rows, training=False)
+            output = tf.cast(model(rows, training=False), tf.float32)
             if of_loss:
-                loss = tf.reduce_sum(tf.square(output - rows))
+                loss = tf.reduce_sum(tf.square(output - tf.cast(rows, tf.float32)))
             else:
                 uniform = tf.random.stateless_uniform(tf.shape(output), signs_seed)
                 loss = tf.reduce_sum(tf.sign(uniform - 0.5) * output)
