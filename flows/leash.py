@@ -9,6 +9,8 @@ can cancel it, and stand in the way of the run that comes next.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import runpy
 import signal
@@ -18,6 +20,7 @@ import time
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_END = 20.0
+RECORDER = "prefect.server.services.task_run_recorder"  # complains of being ended amid a write
 
 
 def main() -> None:
@@ -39,9 +42,16 @@ def end_within(seconds: float) -> None:
 
 def _end_with_input() -> None:
     if os.read(0, 1):  # a word of goodbye: end in order
+        logging.getLogger(RECORDER).addFilter(tells_of_more_than_ending)
         os.kill(os.getpid(), signal.SIGTERM)
     else:  # the starter is gone without one
         os._exit(1)
+
+
+def tells_of_more_than_ending(record: logging.LogRecord) -> bool:
+    """Whether it is no mere cancellation: what that interrupts is written as the server ends."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ pytest.importorskip("prefect")
 from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 
-from flows import automations, serve
+from flows import automations, leash, serve
 from secateur.errors import InputError
 
 pytestmark = pytest.mark.pipeline
@@ -131,3 +133,11 @@ def test_workers_in_clones_take_runs_that_pull_and_push_in_their_own_folder():
     assert step == {
         "prefect.deployments.steps.set_working_directory": {"directory": "{{ $SECATEUR_CLONE }}"}
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(asyncio.CancelledError(), False), (OSError("the disk is full"), True)]
+)
+def test_a_server_that_is_ended_amid_a_write_shows_no_traceback(error, is_told):
+    complaint = {"msg": "Error flushing 1 events", "exc_info": (type(error), error, None)}
+    assert leash.tells_of_more_than_ending(logging.makeLogRecord(complaint)) is is_told
