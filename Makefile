@@ -33,7 +33,7 @@ clean: ## Remove what runs made here, and .venv; DVC's cache and your data stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --quiet --custom-compile-command "make requirements"
+	--no-annotate --quiet --custom-compile-command "make requirements"
 
 requirements: ## Pin again what pyproject.toml asks for (needs uv)
 	$(PIN) --extra pipeline --extra s3 --extra study --extra dask --extra dev \
