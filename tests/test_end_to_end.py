@@ -299,6 +299,8 @@ def test_metrics_and_plots_are_shown(by_flow):
     ("change", "message"),
     [
         ({"guard": {"tolerence": 0.1}}, "guard.tolerence: unknown key; known here: tolerance"),
+        ({"rounds": {"round_1": {"parent": "baseline", "method": "magnitud"}}}, "Unknown method"),
+        ({"data": {"source": "file", "path": "missing.csv"}}, "missing.csv"),
         ({"data": {"source": "file", "path": "bad.csv"}}, "holds text"),
     ],
 )
